@@ -1,0 +1,1 @@
+"""The command line of hicast: a thin layer over the engine."""

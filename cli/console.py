@@ -1,0 +1,81 @@
+"""What the user sees: results on standard output, progress and messages on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as Screen
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .failures import explain
+
+OnProgress = Callable[[int, int], None]
+
+
+class Console:
+    """One run's voice; the switches are set once by the command (`options.open_console`)."""
+
+    def __init__(self) -> None:
+        self.json = False
+        self.quiet = False
+        self.verbose = False
+        self.results_to_stderr = False
+        """Set where standard output carries a picture."""
+
+    def result(self, line: str) -> None:
+        """One result, such as an output path, on a line of its own; with `--json` the document says it instead."""
+        if not self.json and not self.results_to_stderr:
+            print(line, flush=True)
+
+    def document(self, content: Any) -> None:
+        """The one JSON document of a run with `--json`."""
+        if self.json:
+            stream = sys.stderr if self.results_to_stderr else sys.stdout
+            print(json.dumps(content, indent=2, ensure_ascii=False), file=stream, flush=True)
+
+    def table(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        """A table that was asked for, on standard output."""
+        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        width = None if sys.stdout.isatty() else 200
+        Screen(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+
+    def info(self, text: str) -> None:
+        """Worth knowing; silent with `--quiet`."""
+        if not self.quiet:
+            self._say(text)
+
+    def detail(self, text: str) -> None:
+        """For those who look closely: `--verbose` only."""
+        if self.verbose:
+            self._say(text)
+
+    def failure(self, error: BaseException) -> int:
+        """One line for `error`, after its traceback with `--verbose`; returns the exit code that fits."""
+        if self.verbose:
+            traceback.print_exception(error, file=sys.stderr)
+        line, code = explain(error)
+        self._say(f"hicast: {line}", style="red")
+        return code
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[OnProgress]:
+        """A bar for as long as the block runs; it gives `on_progress(done, total)`, silent where nobody watches."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Screen(stderr=True), transient=True) as bars:
+            task = bars.add_task(label, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    def _say(self, text: str, style: str = "") -> None:
+        line = " ".join(text.split())
+        Screen(stderr=True, markup=False, highlight=False, emoji=False).print(line, style=style, soft_wrap=True)

@@ -1,0 +1,98 @@
+"""The `hicast` command: its sub-commands, and the one edge where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from hicast import __version__
+
+from .console import Console
+from .presets_cmd import copy_preset, list_command, show_preset
+from .stylize_image import stylize_image
+
+INTERRUPTED, TERMINATED = 130, 143
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+"""Threads that sleep while they wait; torch reads this once, when it loads."""
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command by its words (one or two), the function that does it, and an example that its help shows."""
+
+    words: tuple[str, ...]
+    function: Callable[..., None]
+    example: str
+
+
+COMMANDS = (
+    Command(("stylize-image",), stylize_image, "hicast stylize-image photo.jpg --style painting.jpg -o result.png"),
+    Command(("presets", "list"), list_command, "hicast presets list"),
+    Command(("presets", "show"), show_preset, "hicast presets show bold"),
+    Command(("presets", "copy"), copy_preset, "hicast presets copy bold -o mine.yaml"),
+)
+GROUPS = {"presets": "List, show and copy named looks."}
+
+
+def app(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line on `arguments` (default: those of the process) and leave with its exit code."""
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of one run: 0 done, 1 our error or some inputs failed, 2 wrong usage, 130 after Ctrl-C."""
+    console = Console()
+    command = typer.main.get_command(build())
+    try:
+        code = command.main(args=list(arguments), prog_name="hicast", standalone_mode=False, obj=console)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        return console.failure(error)
+    if code == INTERRUPTED:
+        console.info("hicast: interrupted; finished results are whole")
+    return code or 0
+
+
+def build() -> typer.Typer:
+    """The tree of commands, from the table above."""
+    root = typer.Typer(no_args_is_help=False, context_settings=CONTEXT, rich_markup_mode=None)
+    root.callback(invoke_without_command=True, epilog=f"Example: {COMMANDS[0].example}")(_root)
+    parents: dict[tuple[str, ...], typer.Typer] = {(): root}
+    for name, text in GROUPS.items():
+        example = next(command.example for command in COMMANDS if command.words[0] == name)
+        parents[(name,)] = typer.Typer(context_settings=CONTEXT, rich_markup_mode=None)
+        root.add_typer(parents[(name,)], name=name, help=text, epilog=f"Example: {example}")
+    for command in COMMANDS:
+        epilog = f"Example: {command.example}"
+        parents[command.words[:-1]].command(command.words[-1], epilog=epilog, context_settings=CONTEXT)(command.function)
+    return root
+
+
+def _root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Pictures in the style of paintings, with control over how much of each."""
+    if version:
+        print(f"hicast {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave through all `finally` blocks, so that no half-written file stays behind."""
+    raise SystemExit(TERMINATED)

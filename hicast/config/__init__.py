@@ -1,0 +1,1 @@
+"""Settings and presets: checked, layered, and free of torch."""

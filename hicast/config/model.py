@@ -1,0 +1,25 @@
+"""The configuration of a whole model, from which a fresh one is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+Part = dict[str, Any]
+
+
+class ModelConfig(BaseModel):
+    """A model's parts by name, each with the arguments of its class (a file of `presets/models`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str = ""
+    autoencoder: Part = {}
+    style_encoder: Part = {}
+    content_projection: Part = {}
+    content_skip: bool = False
+    unet: Part
+    scheduler: Part
+    defaults: Part = {}
+    """Settings that stylizing falls back to, such as `steps` and `size`."""

@@ -1,0 +1,118 @@
+"""Settings of stylizing: what a style preset may say, and what one run is done with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hicast.config.layers import Layer, combine, command_layer
+from hicast.config.presets import load_preset
+from hicast.config.problems import validate
+from hicast.errors import SettingsError, UsageError
+
+DEFAULT_PRESET = "balanced"
+Control = Literal["edge", "depth", "seg"]
+
+
+class VideoSettings(BaseModel):
+    """How a clip is cut: frames at a time, frames shared by neighbours, and the share of noise that all frames have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    window: Annotated[int, Field(ge=1, le=128)] = 16
+    overlap: Annotated[int, Field(ge=0, le=64)] = 4
+    shared_noise: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class PresetSettings(BaseModel):
+    """The look: every key that a style preset may set. None leaves the choice to the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    style_scale: Annotated[float, Field(ge=0, le=2)] = 1.0
+    content_scale: Annotated[float, Field(ge=0, le=3)] = 1.0
+    adapters: dict[Control, Annotated[float, Field(ge=0)]] = {}
+    """Weight of each style adapter; 0 is the same as none."""
+    extractors: dict[Control, str] = {}
+    """Which extractor makes a control's map."""
+    steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    scheduler: str | None = None
+    size: Annotated[int, Field(ge=32, le=8192)] | None = None
+    """Short side to work at, in pixels."""
+    preserve_color: bool = False
+    video: VideoSettings = VideoSettings()
+
+
+class StylePreset(PresetSettings):
+    """A preset file with its description, after its bases are laid under it."""
+
+    description: str = ""
+
+
+class StylizeSettings(PresetSettings):
+    """One run: the look and what is needed to repeat it."""
+
+    model: str = "compact"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    keep_size: bool = False
+    """Leave the result at the working size."""
+    tile: Annotated[int, Field(ge=64, le=8192)] | None = None
+    """Side of the tiles that large pictures are cut into, in pixels; None lets the model choose."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_megapixels: Annotated[float, Field(gt=0)] = 100.0
+    """Largest picture that is read."""
+
+
+def load_style_preset(name: str) -> dict[str, Any]:
+    """Keys and values of a style preset, checked; raises SettingsError with all its problems, UsageError for an unknown name."""
+    values = load_preset(name)
+    validate(values, StylePreset, f"preset {name}")
+    return values
+
+
+def stylize_layers(
+    command: str,
+    preset: str | None = None,
+    record: Layer | None = None,
+    words: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[str, list[Layer]]:
+    """The preset's name and all layers of a run but the model's defaults, the weakest first.
+
+    `hicast.yaml` < preset < `record` (`--from-settings`) < `words` (`--set`) < `flags`. A preset that is not asked for by
+    `preset` (the default one, or one that `hicast.yaml` names) is weaker than `hicast.yaml`.
+    """
+    own = command_layer(command, StylizeSettings)
+    own_values = dict(own.values) if own else {}
+    named_there = own_values.pop("preset", None) or DEFAULT_PRESET
+    if not isinstance(named_there, str):
+        raise SettingsError([f"{own.origin}: preset: expected text, found {named_there}"])
+    name = preset or named_there
+    look = Layer(f"preset {name}", _look(name))
+    project = [Layer(own.origin, own_values)] if own else []
+    below = [*project, look] if preset else [look, *project]
+    asked = [Layer("--set", words or {}), Layer("command line", flags or {})]
+    return name, [*below, *([record] if record else []), *asked]
+
+
+def resolve_stylize(layers: Sequence[Layer], model_defaults: Mapping[str, Any] | None = None) -> StylizeSettings:
+    """The settings of a run from its layers over the model's defaults; raises one SettingsError with every problem."""
+    return combine([Layer("model defaults", model_defaults or {}), *layers], StylizeSettings)
+
+
+def refuse_unavailable(settings: StylizeSettings) -> None:
+    """Raise UsageError for what this version accepts in presets but cannot do yet: nothing is left out in silence."""
+    wanted = [name for name, weight in settings.adapters.items() if weight > 0]
+    if wanted:
+        raise UsageError(f"adapters: expected weights of 0, found {', '.join(wanted)}; this version has no adapters, leave them out")
+    if settings.preserve_color:
+        raise UsageError("preserve_color: expected false, found true; this version cannot keep the content's colours, leave it out")
+
+
+def _look(name: str) -> dict[str, Any]:
+    """A preset's keys as a layer, unchecked: `combine` reports its problems together with all others."""
+    return {key: value for key, value in load_preset(name).items() if key != "description"}
+

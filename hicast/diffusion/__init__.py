@@ -1,0 +1,1 @@
+"""Guidance and sampling over any denoise callable and any diffusers scheduler."""

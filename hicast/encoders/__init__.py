@@ -1,0 +1,1 @@
+"""Encoders: what turns a picture into the conditions of the net."""

@@ -1,0 +1,63 @@
+"""What hicast reads from and writes to the metadata of picture files: orientation, settings, the sRGB tag."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+from hicast.io.color import srgb_profile
+
+SETTINGS_KEY = "hicast"
+COMMENT_START = "hicast "
+COMMENT_CODE = b"ASCII\0\0\0"
+"""Eight bytes that name the encoding of an EXIF UserComment (Exif 2.32, table 9)."""
+
+
+def read_orientation(image: Image.Image) -> int:
+    """EXIF orientation of a decoded picture, 1 (upright) where there is none or the tags are damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # cameras write all kinds of broken tags, and Pillow raises nearly anything
+        return 1
+
+
+def read_settings(image: Image.Image) -> dict[str, Any] | None:
+    """Settings that `save_options` embedded in a picture, or None."""
+    try:
+        settings = json.loads(image.info.get(SETTINGS_KEY) or _read_comment(image))
+    except Exception:  # as above, and other programs may use the same fields
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
+def _read_comment(image: Image.Image) -> str:
+    """Our text in the EXIF UserComment (jpg, webp) or the ImageDescription (tif), empty where there is none."""
+    exif = image.getexif()
+    comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    if isinstance(comment, bytes):
+        comment = comment.removeprefix(COMMENT_CODE).decode("ascii")
+    text = str(comment or exif.get(ExifTags.Base.ImageDescription))
+    return text.removeprefix(COMMENT_START) if text.startswith(COMMENT_START) else ""
+
+
+def save_options(format: str, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options for `Image.save` as `format` (PNG, JPEG, WEBP, TIFF) that tag sRGB and embed `settings` as JSON."""
+    text = None if settings is None else json.dumps(dict(settings))
+    if format == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add(b"sRGB", b"\0")
+        if text is not None:
+            chunks.add_itxt(SETTINGS_KEY, text)
+        return {"pnginfo": chunks}
+    options: dict[str, Any] = {"icc_profile": srgb_profile()}
+    if text is None:
+        return options
+    comment = COMMENT_START + text
+    if format == "TIFF":
+        return options | {"tiffinfo": {ExifTags.Base.ImageDescription: comment}}
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: COMMENT_CODE + comment.encode("ascii")}
+    return options | {"exif": exif.tobytes()}

@@ -1,0 +1,1 @@
+"""Named loss terms and the functions behind them."""

@@ -1,0 +1,119 @@
+"""Distances between images in the features of a classification network: detail, content, style and lattices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Features = Mapping[str, Tensor]
+
+
+def feature_distance(ours: Features, target: Features) -> Tensor:
+    """Mean over layers of the L1 distance relative to the target's mean activation (scale-free)."""
+    terms = [
+        (ours[name].float() - target[name].float()).abs().mean() / target[name].float().abs().mean().clamp_min(1e-6)
+        for name in ours
+    ]
+    return torch.stack(terms).mean()
+
+
+def laplacian(image: Tensor) -> Tensor:
+    """Discrete Laplacian (batch, channels, height - 2, width - 2) of an image: its finest detail."""
+    centre = image[..., 1:-1, 1:-1]
+    return (
+        4 * centre
+        - image[..., :-2, 1:-1]
+        - image[..., 2:, 1:-1]
+        - image[..., 1:-1, :-2]
+        - image[..., 1:-1, 2:]
+    )
+
+
+def detail_energy(image: Tensor, window: int = 8) -> Tensor:
+    """Root mean square of the Laplacian in overlapping windows (batch, channels, ., .): how crisp, not where exactly.
+
+    Absolute errors alone teach an autoencoder to blur what it cannot place; matching this keeps the amount of detail.
+    """
+    return (F.avg_pool2d(laplacian(image).square(), window, stride=window // 2) + 1e-6).sqrt()
+
+
+def instance_normalize(features: Tensor, eps: float = 1e-5) -> Tensor:
+    """Zero mean and unit variance per sample and channel, in float32."""
+    return F.instance_norm(features.float(), eps=eps)
+
+
+def content_distance(ours: Features, target: Features, weights: Mapping[str, float]) -> Tensor:
+    """Squared error of mean-variance normalised features per sample (batch,): where things are, not their style.
+
+    Source of the normalisation: AdaIN style transfer (arXiv 1703.06868), here on several layers with `weights`.
+    """
+    terms = [
+        weight * (instance_normalize(ours[name]) - instance_normalize(target[name])).square().mean((1, 2, 3))
+        for name, weight in weights.items()
+    ]
+    return torch.stack(terms).sum(0)
+
+
+def layer_statistics(features: Tensor) -> Tensor:
+    """Standard deviation and mean per channel (batch, 2 * channels) in float32, in the order of the style vector."""
+    flat = features.float().flatten(2)
+    return torch.cat([flat.var(2, unbiased=True).clamp_min(1e-8).sqrt(), flat.mean(2)], dim=1)
+
+
+def style_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, Tensor],
+                   weights: Mapping[str, float]) -> Tensor:
+    """Squared error of feature statistics per sample (batch,), each layer in units of its spread over the data set.
+
+    `target[name]` are `layer_statistics` (batch, 2 * channels) of the style images; `scale[name]` is the mean over the
+    layer of the statistics' variance over many paintings, so that layers weigh alike before `weights`.
+    """
+    terms = [
+        weight * (layer_statistics(ours[name]) - target[name]).square().mean(1) / scale[name]
+        for name, weight in weights.items()
+    ]
+    return torch.stack(terms).sum(0)
+
+
+def gram(features: Tensor) -> Tensor:
+    """Gram matrix (batch, channels, channels) of features (batch, channels, h, w), divided by h * w, in float32."""
+    flat = features.float().flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
+
+
+def gram_distance(ours: Features, target: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Relative squared Frobenius distance of Gram matrices per sample (batch,); `target[name]` are Gram matrices.
+
+    Differs from the published training loss (one layer, summed, not normalised): here no layer or image dominates.
+    """
+    terms = [
+        weight
+        * (gram(ours[name]) - target[name]).square().sum((1, 2))
+        / target[name].square().sum((1, 2)).clamp_min(1e-6)
+        for name, weight in weights.items()
+    ]
+    return torch.stack(terms).sum(0)
+
+
+def lattice_energy(image: Tensor, periods: tuple[int, ...] = (8, 16), window: int = 64) -> Tensor:
+    """Share of an image's fine detail that repeats with the autoencoder's period, per sample (batch,); 0 is clean.
+
+    The image (batch, channels, height, width) is high-passed with a box blur; within windows the mean tile of each
+    period is compared with the whole energy, per colour channel, because lattices are often coloured and local.
+    """
+    high = image - F.avg_pool2d(F.pad(image, (4, 4, 4, 4), mode="reflect"), 9, 1)
+    window = min(window, *image.shape[-2:])
+    step = max(window // 2, 16)
+    windows = high.unfold(2, window, step).unfold(3, window, step)
+    energy = windows.square().mean((4, 5)).sum(1) + 1e-4
+    total = image.new_zeros(image.shape[0])
+    for period in periods:
+        count = window // period
+        cells = windows[..., : count * period, : count * period].unflatten(4, (count, period)).unflatten(6, (count, period))
+        tile = cells.mean((4, 6))
+        noise_floor = 1.0 / count**2
+        share = tile.square().mean((4, 5)).sum(1) / energy
+        total = total + (share - noise_floor).clamp_min(0).mean((1, 2))
+    return total

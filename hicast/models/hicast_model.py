@@ -1,0 +1,200 @@
+"""The denoising net: a stock U-Net, told of the content by concatenation and of the style by its class embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+
+from hicast.encoders.style import StyleCode
+from hicast.errors import ModelError
+from hicast.io.weights import load_json, load_module, save_json, save_module
+from hicast.models.adapters import Residuals, check_residuals
+from hicast.models.unet import ContentProjection, build_unet, normalize_content
+
+FLAGS_FILE = "hicast.json"
+
+_SCALE_EMBEDDING_FACTOR = 10.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All that the net is told besides latents and timestep; computed once per picture.
+
+    `content` (batch, channels, height, width) is normalised; `content_mean`, `content_std` (batch, channels, 1, 1) undo
+    that. `style` is (batch, 2944), `context` (batch, tokens, width), `residuals` one tensor per down block (of the same
+    batch or of 1), `style_scale` (batch,) in [0, 2] for nets with an embedded scale (None: 1), `keep_style` (batch,)
+    boolean, False where the style is the null style (None: True).
+    """
+
+    content: Tensor
+    content_mean: Tensor
+    content_std: Tensor
+    style: Tensor
+    context: Tensor
+    residuals: Residuals | None = None
+    style_scale: Tensor | None = None
+    keep_style: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        latents: Tensor,
+        style: StyleCode,
+        context: Tensor | None = None,
+        residuals: Residuals | None = None,
+        style_scale: float | Tensor | None = None,
+    ) -> Conditions:
+        """Conditions from content `latents` (batch, channels, height, width) and a style code of that batch or of 1.
+
+        `context` (default: the style's tokens) may be a batch of 1 too. Raises ModelError without any context.
+        """
+        batch = len(latents)
+        context = style.tokens if context is None else context
+        if context is None:
+            raise ModelError("conditions: expected a context or style tokens, found neither: give the constant context")
+        if isinstance(style_scale, (int, float)):
+            style_scale = torch.full((batch,), float(style_scale), device=latents.device)
+        vector = style.vector.expand(batch, -1)
+        return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale)
+
+    def without_style(self, null: StyleCode) -> Conditions:
+        """The same with the null style; `null` may be a batch of 1 and its tokens replace the context if it has any."""
+        context = self.context if null.tokens is None else null.tokens.to(self.context).expand_as(self.context)
+        keep = torch.zeros(len(self.content), dtype=torch.bool, device=self.content.device)
+        return replace(self, style=null.vector.to(self.style).expand_as(self.style), context=context, keep_style=keep)
+
+    def without_content(self) -> Conditions:
+        """The same with the null content: zeros, also for its mean and std."""
+        nothing = {name: torch.zeros_like(getattr(self, name)) for name in ("content", "content_mean", "content_std")}
+        return replace(self, **nothing)
+
+
+def stack_conditions(parts: Sequence[Conditions]) -> Conditions:
+    """One batch of several conditions, in order: for guidance branches evaluated together."""
+    names = ("content", "content_mean", "content_std", "style", "context")
+    stacked = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    residuals = None
+    if parts[0].residuals is not None:
+        levels = zip(*(_repeated(part) for part in parts), strict=True)
+        residuals = tuple(torch.cat(level) for level in levels)
+    scales = torch.cat([_style_scale(part) for part in parts])
+    keeps = torch.cat([_keep_style(part) for part in parts])
+    return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps)
+
+
+class HiCastModel(nn.Module):
+    """Predicts noise or sample from noisy latents; the published net and the compact one differ in config only.
+
+    With `content_skip` the U-Net's output is added to the modulated content, and for style scales below 1 to a mixture
+    of that and the photo's own latents, so that a style scale of 0 starts from the photo itself.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, content_projection: ContentProjection, content_skip: bool = False
+    ) -> None:
+        """Raises ModelError if the channels of the two parts do not add up."""
+        super().__init__()
+        projected, latent = content_projection.config.refined_channels, unet.config.out_channels
+        if unet.config.in_channels != latent + projected:
+            raise ModelError(
+                f"U-Net: expected in_channels {latent + projected} (latents {latent} and content {projected}), "
+                f"found {unet.config.in_channels}"
+            )
+        self.unet = unet
+        self.content_projection = content_projection
+        self.content_skip = content_skip
+
+    def forward(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
+        """Prediction (batch, channels, height, width) in the dtype of `latents`; the nets use that of their weights.
+
+        `timestep` is a number or (batch,). Raises ModelError if residuals do not fit.
+        """
+        dtype = self.unet.dtype
+        noisy, content, style = (x.to(dtype) for x in (latents, conditions.content, conditions.style))
+        scale_embedding = self._scale_embedding(conditions)
+        embedding = self.embed(noisy, timestep, style, scale_embedding)
+        modulated = self.content_projection.modulate(content, embedding)
+        refined = self.content_projection.refine(modulated)
+        output = self.unet(
+            torch.cat([noisy, refined], dim=1),
+            timestep,
+            encoder_hidden_states=conditions.context.to(dtype),
+            class_labels=style,
+            timestep_cond=scale_embedding,
+            down_intrablock_additional_residuals=self._residuals(conditions, latents),
+        ).sample.to(latents.dtype)
+        if not self.content_skip:
+            return output
+        return output + _base(modulated.to(latents.dtype), conditions)
+
+    def embed(
+        self, latents: Tensor, timestep: Tensor | float, style: Tensor, scale_embedding: Tensor | None = None
+    ) -> Tensor:
+        """The U-Net's own embedding (batch, embedding_dim) of timestep, style and, if it has the slot, style scale."""
+        time = self.unet.get_time_embed(latents, timestep)
+        return self.unet.time_embedding(time, scale_embedding) + self.unet.class_embedding(style)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `unet/`, `content_projection/` (diffusers layout) and the flags into `folder`; raises OutputError."""
+        folder = Path(folder)
+        save_module(self.unet, folder / "unet", dtype)
+        save_module(self.content_projection, folder / "content_projection", dtype)
+        save_json({"content_skip": self.content_skip}, folder / FLAGS_FILE)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> HiCastModel:
+        """The model that `save_pretrained` wrote to `folder`, in float32; raises ModelError if it cannot be read."""
+        folder = Path(folder)
+        flags = load_json(folder / FLAGS_FILE)
+        unet = load_module(build_unet, folder / "unet")
+        projection = load_module(lambda config: ContentProjection(**config), folder / "content_projection")
+        return cls(unet, projection, content_skip=bool(flags.get("content_skip"))).eval()
+
+    @property
+    def has_embedded_scale(self) -> bool:
+        """Whether the style scale is an input of the net (the stock slot for a guidance embedding)."""
+        return self.unet.config.time_cond_proj_dim is not None
+
+    def _scale_embedding(self, conditions: Conditions) -> Tensor | None:
+        if not self.has_embedded_scale:
+            return None
+        scale = _style_scale(conditions) * _SCALE_EMBEDDING_FACTOR
+        return get_timestep_embedding(scale, self.unet.config.time_cond_proj_dim).to(self.unet.dtype)
+
+    def _residuals(self, conditions: Conditions, latents: Tensor) -> list[Tensor] | None:
+        """A fresh list for diffusers, which empties the one it is given."""
+        if conditions.residuals is None:
+            return None
+        check_residuals(conditions.residuals, self.unet.config.block_out_channels, latents.shape[-2:])
+        return [residual.to(self.unet.dtype) for residual in conditions.residuals]
+
+
+def _base(modulated: Tensor, conditions: Conditions) -> Tensor:
+    """What the U-Net's output is added to: the modulated content, the photo's own latents as the style fades."""
+    faded = (1 - _style_scale(conditions)).clamp(0, 1)
+    faded = torch.where(_keep_style(conditions), faded, torch.ones_like(faded))[:, None, None, None].to(modulated)
+    own = conditions.content * conditions.content_std + conditions.content_mean
+    return (1 - faded) * modulated + faded * own
+
+
+def _style_scale(conditions: Conditions) -> Tensor:
+    if conditions.style_scale is not None:
+        return conditions.style_scale.float()
+    return torch.ones(len(conditions.content), device=conditions.content.device)
+
+
+def _keep_style(conditions: Conditions) -> Tensor:
+    if conditions.keep_style is not None:
+        return conditions.keep_style
+    return torch.ones(len(conditions.content), dtype=torch.bool, device=conditions.content.device)
+
+
+def _repeated(conditions: Conditions) -> list[Tensor]:
+    batch = len(conditions.content)
+    return [residual.expand(batch, -1, -1, -1) for residual in conditions.residuals]

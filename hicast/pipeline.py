@@ -1,0 +1,230 @@
+"""From a picture and a painting to the stylized picture: every step of the way in one class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, T2IAdapter
+from torch import Tensor
+
+from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, guide_stacked, plan_guidance
+from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
+from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, tiled
+from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
+from hicast.errors import ModelError, UsageError
+from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
+from hicast.io.weights import load_json, load_module, load_safetensors, resolve_model, save_json, save_module
+from hicast.io.weights import save_safetensors
+from hicast.models.adapters import AdapterSet, adapter_widths, combine
+from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+
+INDEX_FILE = "model_index.json"
+FORMAT_VERSION = 1
+AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
+MULTIPLE = 32
+NET_OVERLAP = 64
+
+OnProgress = Callable[[int, int], None]
+
+
+class HiCastPipeline:
+    """A whole model: autoencoder, style encoder, denoising net, noise schedule and, where it has them, adapters.
+
+    `index` holds what belongs to none of the parts: `defaults` (settings that stylizing falls back to), `style_side`
+    (short side at which paintings are encoded), `side_range` (least and largest short side to work at unless told
+    otherwise) and `tile` (side of the net's tiles in pixels).
+    """
+
+    def __init__(self, model: HiCastModel, autoencoder: ResidualAutoencoder | AutoencoderKL,
+                 style_encoder: StyleEncoder, scheduler_config: Mapping[str, Any], *,
+                 index: Mapping[str, Any] | None = None, context: Tensor | None = None,
+                 adapters: Mapping[str, T2IAdapter] | None = None) -> None:
+        """`context` (1, tokens, width) is the constant text context of nets without style tokens."""
+        self.model, self.autoencoder, self.style_encoder = model, autoencoder, style_encoder
+        self.scheduler_config = dict(scheduler_config)
+        self.index = {"defaults": {}, "style_side": 256, "side_range": [256, 1024], "tile": 2048} | dict(index or {})
+        self.context = context
+        self.adapters = AdapterSet(adapters or {}, adapter_widths(model.unet) if adapters else ())
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
+        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
+
+        Raises ModelError for missing, damaged or foreign parts.
+        """
+        folder = resolve_model(name)
+        index = load_json(folder / INDEX_FILE)
+        kind = index.get("autoencoder", "ResidualAutoencoder")
+        if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
+            raise ModelError(
+                f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
+                f"{index.get('format')}: convert it or update hicast"
+            )
+        context = folder / "context.safetensors"
+        adapters = sorted(path for path in (folder / "adapters").glob("*") if path.is_dir())
+        pipeline = cls(
+            HiCastModel.from_pretrained(folder),
+            load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
+            load_module(lambda config: StyleEncoder(**config), folder / "style_encoder"),
+            load_json(folder / "scheduler" / "scheduler_config.json"),
+            index=index,
+            context=load_safetensors(context)["context"].float() if context.is_file() else None,
+            adapters={path.name: load_module(lambda config: T2IAdapter(**config), path) for path in adapters},
+        )
+        return pipeline.to(device, dtype)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model to `folder` in diffusers layout, weights as `dtype` if given; raises OutputError."""
+        folder = Path(folder)
+        self.model.save_pretrained(folder, dtype)
+        save_module(self.autoencoder, folder / "vae", dtype)
+        save_module(self.style_encoder, folder / "style_encoder", dtype)
+        for name, adapter in self.adapters.adapters.items():
+            save_module(adapter, folder / "adapters" / name, dtype)
+        (folder / "scheduler").mkdir(exist_ok=True)
+        save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
+        if self.context is not None:
+            save_safetensors({"context": self.context}, folder / "context.safetensors", {})
+        fixed = {"_class_name": "HiCastPipeline", "format": FORMAT_VERSION, "autoencoder": type(self.autoencoder).__name__}
+        save_json(self.index | fixed, folder / INDEX_FILE)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Settings of stylizing that this model falls back to."""
+        return dict(self.index["defaults"])
+
+    def to(self, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
+        """Move all parts to `device` (`auto`, `cpu`, `cuda`, `mps`) and cast them to `dtype`; returns itself.
+
+        `auto` takes a GPU where there is one, and bfloat16 where the machine computes in it, else float32. Style
+        statistics overflow in float16, so VGG-16 then stays in float32. Raises UsageError for float16 on a CPU.
+        """
+        self.device = _pick_device(device)
+        self.dtype = _pick_dtype(dtype, self.device)
+        fast = {"memory_format": torch.channels_last}
+        for part in (self.model, self.autoencoder, self.adapters):
+            part.requires_grad_(False).eval().to(self.device, self.dtype, **fast)
+        self.style_encoder.requires_grad_(False).eval().to(self.device)
+        vgg_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+        self.style_encoder.vgg.to(dtype=vgg_dtype, **fast)
+        return self
+
+    @torch.inference_mode()
+    def encode_style(self, styles: Sequence[tuple[Tensor, float]]) -> StyleCode:
+        """One code of several paintings (1, 3, height, width) in [-1, 1] with their weights (sum above 0)."""
+        side = self.index["style_side"]
+        codes = []
+        for image, weight in styles:
+            size = working_size(image.shape[-2:], side, 1)
+            codes.append((self.style_encoder(resize_image(image, size).to(self.device)), weight))
+        return blend_styles(codes)
+
+    @torch.inference_mode()
+    def stylize_image(self, content: Tensor, styles: Sequence[tuple[Tensor, float]] | StyleCode, *,
+                      style_scale: float = 1.0, content_scale: float = 1.0, steps: int | None = None,
+                      scheduler: str | None = None, seed: int = 0, size: int | None = None, keep_size: bool = False,
+                      tile: int | None = None, controls: Mapping[str, Tensor] | None = None,
+                      adapters: Mapping[str, float] | None = None,
+                      on_progress: OnProgress | None = None) -> Tensor:
+        """Repaint `content` (1, 3, height, width) in [-1, 1] in the style of `styles`; a float32 image in [-1, 1].
+
+        `style_scale` strengthens style, `content_scale` content (1 is neutral); `steps` evaluations of the `scheduler`
+        start from noise of `seed`; `size` is the short side to work at, after which the result gets the content's size
+        unless `keep_size`; `tile` is the side in pixels above which the work is cut. `controls` are maps (1, 3, height,
+        width) in [0, 1] by name, used with the weights in `adapters`.
+        """
+        height, width = content.shape[-2:]
+        small = self._working_size((height, width), size)
+        padded, _ = pad_to_multiple(resize_image(content, small), MULTIPLE)
+        codec = LatentCodec(self.autoencoder, **({"tile": tile // 8} if tile else {}))
+        latents = codec.encode(padded.to(self.device)).float()
+        code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
+        residuals = self._residuals(controls or {}, adapters or {}, small)
+        denoise = self._denoiser(latents, code, style_scale, content_scale, residuals, tile or self.index["tile"])
+        result = sample(
+            denoise,
+            draw_noise(latents.shape, seed, self.device),
+            make_scheduler(scheduler or "ddim", self.scheduler_config),
+            steps or self.defaults.get("steps", 20),
+            torch.Generator().manual_seed(seed),
+            on_progress,
+        )
+        image = crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
+        return image if keep_size else resize_image(image, (height, width))
+
+    def _working_size(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+        """Size (height, width) to work at: as told, else the picture's own within the model's range."""
+        least, largest = self.index["side_range"]
+        return working_size(size, short_side or min(max(min(size), least), largest), 8)
+
+    def _residuals(self, controls: Mapping[str, Tensor], weights: Mapping[str, float],
+                   size: tuple[int, int]) -> tuple[Tensor, ...] | None:
+        maps = {}
+        for name, control in controls.items():
+            fitted = resize_image(control * 2 - 1, size) / 2 + 0.5
+            maps[name] = pad_to_multiple(fitted, MULTIPLE)[0].to(self.device)
+        features = self.adapters.features({name: maps[name] for name in maps if weights.get(name)})
+        return combine(features, weights)
+
+    def _denoiser(self, latents: Tensor, code: StyleCode, style_scale: float, content_scale: float,
+                  residuals: tuple[Tensor, ...] | None, tile: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """The guided net as a function of latents and timestep alone, cut into tiles above `tile` pixels."""
+        plan = plan_guidance(style_scale, content_scale, embedded=self.model.has_embedded_scale)
+        context = None if self.context is None else self.context.to(self.device)
+        full = Conditions.of(latents, code, context, residuals, plan.embedded_scale)
+        branches = {FULL: full, NO_STYLE: full.without_style(self.style_encoder.null(1)), NO_CONTENT: full.without_content()}
+        chosen = [branches[name] for name in plan.coefficients]
+        conditions = chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
+
+        def stacked(batch: Tensor, timestep: Tensor) -> Tensor:
+            return _in_tiles(self.model, batch, timestep, conditions, tile // 8)
+
+        return guide_stacked(stacked, plan)
+
+
+def _in_tiles(model: HiCastModel, latents: Tensor, timestep: Tensor, conditions: Conditions, tile: int) -> Tensor:
+    """The net on `latents`, in overlapping tiles where a side is longer than `tile` latent pixels."""
+    if max(latents.shape[-2:]) <= tile:
+        return model(latents, timestep, conditions)
+    joined = torch.cat([latents, conditions.content], dim=1)
+    levels = conditions.residuals or ()
+    widened = [_enlarged(level, latents.shape) for level in levels]
+    joined = torch.cat([joined, *widened], dim=1)
+    channels = [latents.shape[1], conditions.content.shape[1], *(level.shape[1] for level in levels)]
+
+    def one(part: Tensor) -> Tensor:
+        noisy, content, *maps = part.split(channels, dim=1)
+        shrunk = tuple(level[..., :: 2**i, :: 2**i] for i, level in enumerate(maps)) or None
+        return model(noisy, timestep, replace(conditions, content=content, residuals=shrunk))
+
+    return tiled(one, joined, tile, NET_OVERLAP, 4, 1)
+
+
+def _enlarged(level: Tensor, shape: Sequence[int]) -> Tensor:
+    return torch.nn.functional.interpolate(level.expand(shape[0], -1, -1, -1), size=shape[-2:], mode="nearest")
+
+
+def _pick_device(name: str) -> torch.device:
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    if not present.get(name, False):
+        raise UsageError(f"device '{name}': expected one of {', '.join(k for k, v in present.items() if v)} on this machine")
+    return torch.device(name)
+
+
+def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "float16" and device.type == "cpu":
+        raise UsageError("dtype float16: a CPU is about fifty times slower in it than in bfloat16: use bfloat16 or float32")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32

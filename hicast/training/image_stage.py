@@ -1,0 +1,186 @@
+"""Stage `image`: the latent diffusion model learns to repaint a content picture in the style of a painting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hicast.config.train import ImageTraining
+from hicast.diffusion.sampling import make_scheduler
+from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
+from hicast.encoders.style import StyleCode, StyleEncoder
+from hicast.losses.color import color_distance, color_quantiles
+from hicast.losses.perceptual import content_distance, gram_distance, lattice_energy, style_distance
+from hicast.losses.terms import LossTerms
+from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.training.data import PicturePool, prefetched, random_crop, sample_generator, to_batch
+from hicast.training.style_library import load_or_measure
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Crops (batch, 3, crop, crop), rows of the style library, and what was drawn per sample.
+
+    `style_scale` (batch,) is what the net is told; `keep_style`, `keep_content` and `is_self` (batch,) are boolean;
+    `noise` and `timestep` belong to the denoising step.
+    """
+
+    content: Tensor
+    style: Tensor
+    style_scale: Tensor
+    keep_style: Tensor
+    keep_content: Tensor
+    is_self: Tensor
+    noise: Tensor
+    timestep: int
+
+
+class ImageStage:
+    """Trains the U-Net and the content projection with autoencoder, VGG and style encoder frozen.
+
+    The net predicts the clean latent. It is decoded and compared with the painting (statistics, Gram matrices,
+    colours) and with the content (normalised features); where style is dropped, or the content is the painting
+    itself, the latent must come back. The style scale given to the net moves the weights between the two sides, so
+    that one evaluation serves every scale (as guidance distillation does, arXiv 2210.03142, here without a teacher).
+    """
+
+    def __init__(self, settings: ImageTraining, content: Sequence[Path], style: Sequence[Path], model: HiCastModel,
+                 autoencoder: ResidualAutoencoder, style_encoder: StyleEncoder, scheduler_config: dict, cache: Path,
+                 *, fit_style: bool = True, device: torch.device | str = "cpu",
+                 on_measure: Callable[[int, int], None] | None = None) -> None:
+        """`fit_style` sets the style encoder's normalisation from the paintings (for a fresh model only)."""
+        self.settings, self.device = settings, torch.device(device)
+        self.photos = PicturePool(content, settings.image_side, int(settings.cache_gigabytes * 2**30))
+        self.paintings = PicturePool(style, settings.image_side, int(settings.cache_gigabytes * 2**30))
+        frozen = getattr(torch, settings.frozen_dtype)
+        self.style_encoder = style_encoder.requires_grad_(False).to(self.device)
+        self.vgg = style_encoder.vgg.to(dtype=frozen, memory_format=torch.channels_last)
+        grid = style_encoder.config.token_grid
+        self.library = load_or_measure(cache, self.paintings, self.vgg, settings.style_side, grid,
+                                       tuple(settings.gram_layers), tuple(settings.style_layers), on_measure)
+        if fit_style:
+            self.library.fit(self.style_encoder)
+        self.scales = {name: value.to(self.device) for name, value in self.library.layer_scales().items()}
+        self.autoencoder = autoencoder.requires_grad_(False).to(self.device, frozen, memory_format=torch.channels_last)
+        self.codec = LatentCodec(self.autoencoder)
+        self.model = model.train().requires_grad_(True).to(self.device, memory_format=torch.channels_last)
+        self.scheduler = make_scheduler("ddim", scheduler_config)
+        self.taps = tuple(dict.fromkeys((*settings.style_layers, *settings.gram_layers, *settings.content_layers)))
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """The U-Net and the content projection."""
+        return {"unet": self.model.unet, "content_projection": self.model.content_projection}
+
+    def batches(self, first: int, last: int) -> Iterator[ImageBatch]:
+        """Batches of content crops with everything drawn for them."""
+        return prefetched(self._batch, first, last)
+
+    def step(self, batch: ImageBatch, step: int) -> LossTerms:
+        """Loss terms of one batch; see the class."""
+        image = batch.content.to(self.device, memory_format=torch.channels_last)
+        with torch.no_grad():
+            clean = self.codec.encode(image).float()
+            content_features = self.vgg(image, tuple(self.settings.content_layers))
+        conditions = self.conditions(batch, clean)
+        estimate = self._estimate(batch, conditions)
+        decoded = self.codec.decode(estimate).float()
+        return self._terms(batch, clean, estimate, decoded, content_features)
+
+    def conditions(self, batch: ImageBatch, clean: Tensor) -> Conditions:
+        """What the net is told, dropped parts replaced by their null forms."""
+        code = self._style_code(batch)
+        conditions = Conditions.of(clean, code, style_scale=batch.style_scale.to(self.device))
+        keep = batch.keep_content.to(self.device)[:, None, None, None]
+        return Conditions(
+            content=conditions.content * keep,
+            content_mean=conditions.content_mean * keep,
+            content_std=conditions.content_std * keep,
+            style=conditions.style,
+            context=conditions.context,
+            style_scale=conditions.style_scale,
+            keep_style=batch.keep_style.to(self.device),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the parts that this stage trains or fits: U-Net, content projection, style encoder."""
+        self.model.save_pretrained(folder)
+        self.style_encoder.save_pretrained(folder / "style_encoder")
+
+    def _style_code(self, batch: ImageBatch) -> StyleCode:
+        encoder, rows = self.style_encoder, batch.style
+        keep = batch.keep_style.to(self.device)
+        return encoder.normalized(self.library.vectors[rows].to(self.device),
+                                  self.library.tokens[rows].float().to(self.device), keep)
+
+    def _estimate(self, batch: ImageBatch, conditions: Conditions) -> Tensor:
+        """Predicted clean latent, from noise or, at a later timestep, from the net's own first estimate."""
+        noise = batch.noise.to(self.device)
+        if batch.timestep >= self.scheduler.config.num_train_timesteps - 1:
+            return self.model(noise, batch.timestep, conditions)
+        with torch.no_grad():
+            first = self.model(noise, self.scheduler.config.num_train_timesteps - 1, conditions)
+        timestep = torch.full((len(noise),), batch.timestep, device=self.device)
+        noisy = self.scheduler.add_noise(first, noise, timestep)
+        return self.model(noisy, batch.timestep, conditions)
+
+    def _terms(self, batch: ImageBatch, clean: Tensor, estimate: Tensor, decoded: Tensor,
+               content_features: dict[str, Tensor]) -> LossTerms:
+        settings, rows = self.settings, batch.style
+        features = self.vgg(decoded, self.taps)
+        scale = batch.style_scale.to(self.device)
+        styled = batch.keep_style.to(self.device).float() * scale.clamp(max=1)
+        held = batch.keep_content.to(self.device).float() * 4 ** (1 - scale)
+        returned = (~batch.keep_style | (batch.is_self & batch.keep_content)).to(self.device).float()
+        wanted = settings.losses
+        terms: LossTerms = {}
+        if wanted.get("style"):
+            target = {name: self.library.layers[name][rows].to(self.device) for name in settings.style_layers}
+            ours = {name: features[name] for name in settings.style_layers}
+            terms["style"] = (styled * style_distance(ours, target, self.scales, settings.style_layers)).mean()
+        if wanted.get("gram"):
+            target = {name: self.library.grams[name][rows].float().to(self.device) for name in settings.gram_layers}
+            terms["gram"] = (styled * gram_distance(features, target, settings.gram_layers)).mean()
+        if wanted.get("color"):
+            target = self.library.colors[rows].to(self.device)
+            terms["color"] = (styled * color_distance(color_quantiles(decoded), target)).mean()
+        if wanted.get("content"):
+            terms["content"] = (held * content_distance(features, content_features, settings.content_layers)).mean()
+        if wanted.get("lattice"):
+            terms["lattice"] = lattice_energy(decoded).mean()
+        if wanted.get("latent"):
+            terms["latent"] = (returned * (estimate - clean).square().mean((1, 2, 3))).mean()
+        return terms
+
+    def _batch(self, step: int) -> ImageBatch:
+        settings = self.settings
+        first = step * settings.batch_size
+        drawn = [self._sample(first + i) for i in range(settings.batch_size)]
+        crops, rows, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        side = settings.crop // self.codec.factor
+        channels = self.model.unet.config.out_channels
+        noise = torch.randn(settings.batch_size, channels, side, side, generator=generator)
+        last = self.scheduler.config.num_train_timesteps - 1
+        random = sample_generator(settings.seed, 2**41 + step)
+        later = random.random() < settings.later_steps
+        timestep = int(random.integers(last // 10, last)) if later else last
+        return ImageBatch(to_batch(crops), torch.tensor(rows), torch.tensor(scales, dtype=torch.float32),
+                          torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), noise, timestep)
+
+    def _sample(self, index: int) -> tuple:
+        """Crop, painting, style scale and the three flags of the sample with this global index."""
+        settings = self.settings
+        random = sample_generator(settings.seed, index)
+        row = int(random.integers(len(self.paintings)))
+        is_self = random.random() < settings.self_pairs
+        pixels = self.paintings[row] if is_self else self.photos[int(random.integers(len(self.photos)))]
+        crop = random_crop(pixels, settings.crop, settings.zoom, random)
+        scale = 1.0 if random.random() < 0.5 else float(random.uniform(*settings.style_scale))
+        dropped = random.random()
+        keep_style = dropped >= settings.drop_style
+        keep_content = not settings.drop_style <= dropped < settings.drop_style + settings.drop_content
+        return crop, row, scale, keep_style, keep_content, is_self

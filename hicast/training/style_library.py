@@ -1,0 +1,109 @@
+"""What training must know of every painting, measured once and kept on disk: statistics, tokens, Gram matrices, colours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hicast.encoders.style import StyleEncoder, pooled_tokens, statistics
+from hicast.encoders.vgg import STYLE_TAPS, Vgg16
+from hicast.losses.color import color_quantiles
+from hicast.losses.perceptual import gram, layer_statistics
+from hicast.training.data import PicturePool, to_batch
+
+FORMAT = 1
+
+
+class StyleLibrary:
+    """Measurements of the paintings of a pool, one row each.
+
+    `vectors` (count, 2944) and `tokens` (count, grid * grid, 768) are raw, not normalised; `colors` (count, 6, 64);
+    `grams[layer]` (count, channels, channels); `layers[layer]` (count, 2 * channels) standard deviation and mean.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        """Wrap measured `tensors`, as `measure` names them."""
+        self.vectors, self.tokens, self.colors = tensors["vectors"], tensors["tokens"], tensors["colors"]
+        self.grams = {key[5:]: value for key, value in tensors.items() if key.startswith("gram.")}
+        self.layers = {key[6:]: value for key, value in tensors.items() if key.startswith("layer.")}
+
+    def layer_scales(self) -> dict[str, Tensor]:
+        """Per layer the variance of its statistics over the paintings, averaged: the unit of `style_distance`."""
+        return {name: value.var(0).mean() for name, value in self.layers.items()}
+
+    def fit(self, encoder: StyleEncoder) -> None:
+        """Set the encoder's normalisation to the mean and standard deviation over the paintings."""
+        encoder.mean.copy_(self.vectors.mean(0))
+        encoder.std.copy_(self.vectors.std(0).clamp_min(1e-4))
+        flat = self.tokens.float().flatten(0, 1)
+        encoder.token_mean.copy_(flat.mean(0))
+        encoder.token_std.copy_(flat.std(0).clamp_min(1e-4))
+
+
+def style_picture(pixels: np.ndarray, side: int) -> Tensor:
+    """A painting (1, 3, height, width) in [-1, 1] with its short side at `side`, aspect ratio kept."""
+    scale = side / min(pixels.shape[:2])
+    size = tuple(max(1, round(length * scale)) for length in pixels.shape[1::-1])
+    return to_batch([np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))])
+
+
+@torch.no_grad()
+def measure(pool: PicturePool, vgg: Vgg16, side: int, grid: int, gram_layers: Sequence[str],
+            style_layers: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> dict[str, Tensor]:
+    """Measure every painting of `pool` at short side `side`; tensors by name, tokens and Gram matrices in bfloat16."""
+    rows: dict[str, list[Tensor]] = {}
+    taps = tuple(dict.fromkeys((*STYLE_TAPS, *gram_layers, *style_layers)))
+    for index in range(len(pool)):
+        image = style_picture(pool[index], side)
+        features = vgg(image.to(vgg.device), taps)
+        row = {
+            "vectors": statistics(features),
+            "tokens": pooled_tokens(features, grid).flatten(2).transpose(1, 2).bfloat16(),
+            "colors": color_quantiles(image),
+        }
+        row |= {f"gram.{name}": gram(features[name]).bfloat16() for name in gram_layers}
+        row |= {f"layer.{name}": layer_statistics(features[name]) for name in style_layers}
+        for name, value in row.items():
+            rows.setdefault(name, []).append(value.cpu())
+        if on_progress:
+            on_progress(index + 1, len(pool))
+    return {name: torch.cat(values) for name, values in rows.items()}
+
+
+def load_or_measure(cache: Path, pool: PicturePool, vgg: Vgg16, side: int, grid: int, gram_layers: Sequence[str],
+                    style_layers: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> StyleLibrary:
+    """The library of `pool` from the file `cache`, measured and written there if the paintings or the encoder differ.
+
+    The key is made of the files' contents, not of their names, so a moved folder keeps its cache.
+    """
+    key = _key(pool, vgg, [FORMAT, side, grid, sorted(gram_layers), sorted(style_layers)])
+    try:
+        with safe_open(cache, "pt") as stored:
+            if (stored.metadata() or {}).get("key") == key:
+                return StyleLibrary({name: stored.get_tensor(name) for name in stored.keys()})
+    except (OSError, SafetensorError):
+        pass
+    tensors = measure(pool, vgg, side, grid, gram_layers, style_layers, on_progress)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    draft = cache.with_suffix(".part")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, draft, metadata={"key": key})
+    draft.replace(cache)
+    return StyleLibrary(tensors)
+
+
+def _key(pool: PicturePool, vgg: Vgg16, settings: list) -> str:
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for parameter in vgg.parameters():
+        digest.update(parameter.detach().flatten()[:64].double().cpu().numpy().tobytes())
+    for file in pool.files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""Settings: messages that name place, expectation and finding; the order of layers."""
+
+from pathlib import Path
+
+import pytest
+
+from hicast.config.layers import Layer, combine, command_layer, config_folder, merge, parse_set, parse_yaml, read_yaml
+from hicast.config.problems import problems_of, validate
+from hicast.config.stylize import StylizeSettings, refuse_unavailable, resolve_stylize, stylize_layers
+from hicast.errors import SettingsError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """A working folder and a user's configuration folder that are empty."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_merge_is_deep_and_changes_nothing():
+    low, high = {"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 5}, "c": {"z": 1}}
+    merged = merge(low, high)
+    assert merged == {"a": {"x": 1, "y": 5}, "b": 3, "c": {"z": 1}}
+    merged["a"]["x"] = merged["c"]["z"] = 9
+    assert low == {"a": {"x": 1, "y": 2}, "b": 3} and high == {"a": {"y": 5}, "c": {"z": 1}}
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("1e-4", 1e-4), ("-2E3", -2000.0), ("5", 5), ("true", True), ("~", None), ("[1, 2]", [1, 2]), ("1e", "1e"), ("e4", "e4")],
+)
+def test_yaml_values(text, value):
+    assert parse_yaml(text, "here") == value and type(parse_yaml(text, "here")) is type(value)
+
+
+def test_set_words_nest_and_keep_later_equals_signs():
+    assert parse_set(["video.window=8", "video.overlap=2", "scheduler=a=b"]) == {
+        "video": {"window": 8, "overlap": 2},
+        "scheduler": "a=b",
+    }
+
+
+def test_set_words_report_every_problem():
+    with pytest.raises(SettingsError) as caught:
+        parse_set(["steps", "a..b=1", "=3", "size=[1"])
+    assert len(caught.value.problems) == 4
+    assert caught.value.problems[0] == "--set steps: expected KEY=VALUE, found steps; write for example style_scale=1.2"
+
+
+def test_bad_yaml_names_file_and_line():
+    path = _write(Path("bad.yaml"), "steps: 4\nsize: [1, 2\n")
+    with pytest.raises(SettingsError, match=r"^bad.yaml: line 3: expected YAML, found a mistake: "):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("text, words", [("- 1\n- 2\n", "expected keys with values"), ("1: 2\n", "expected keys with values")])
+def test_yaml_without_keys_is_refused(text, words):
+    with pytest.raises(SettingsError, match=words):
+        read_yaml(_write(Path("list.yaml"), text))
+
+
+def test_missing_and_binary_files_are_refused():
+    with pytest.raises(SettingsError, match="none.yaml: expected a settings file, found no such file"):
+        read_yaml("none.yaml")
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="UTF-8"):
+        read_yaml("binary.yaml")
+
+
+def test_all_problems_of_a_layer_come_together():
+    values = {"style_scal": 1, "steps": 0, "device": "gpu", "adapters": {"egde": 1, "depth": -1}, "video": {"windw": 2}, "seed": 1.5}
+    assert problems_of(values, StylizeSettings, "here") == [
+        "here: adapters.egde: expected a known key, found egde; did you mean edge? known: edge, depth, seg",
+        "here: adapters.depth: expected a number at least 0, found -1",
+        "here: steps: expected a whole number from 1 to 100 or null, found 0",
+        "here: video.windw: expected a known key, found windw; did you mean window? known: window, overlap, shared_noise",
+        "here: seed: expected a whole number from 0 to 4294967295, found 1.5",
+        "here: device: expected one of auto, cpu, cuda, mps, found gpu",
+        "here: style_scal: expected a known key, found style_scal; did you mean style_scale? known: "
+        + ", ".join(StylizeSettings.model_fields),
+    ]
+
+
+@pytest.mark.parametrize("value", [True, "strong", float("nan"), -0.1, 2.1, None])
+def test_style_scale_takes_only_numbers_in_its_range(value):
+    (problem,) = problems_of({"style_scale": value}, StylizeSettings, "here")
+    assert problem.startswith("here: style_scale: expected a number from 0 to 2, found ")
+
+
+def test_settings_are_frozen():
+    settings = validate({}, StylizeSettings, "here")
+    with pytest.raises(ValueError):
+        settings.steps = 3
+
+
+def test_problems_name_their_layers():
+    layers = [Layer("low", {"steps": 0}), Layer("high", {"steps": 5, "sise": 1})]
+    with pytest.raises(SettingsError) as caught:
+        combine(layers, StylizeSettings)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["low", "high"]
+
+
+def test_later_layers_win_one_by_one():
+    """Each layer sets `seed` to its own number and a key that only stronger layers do not touch."""
+    _write(Path("hicast.yaml"), "seed: 2\nstylize-image: {size: 102, style_scale: 0.2}\n")
+    preset = _write(Path("mine.yaml"), "style_scale: 0.3\ncontent_scale: 0.3\n")
+    record = Layer("old.png", {"seed": 4, "content_scale": 0.4, "tile": 104})
+    words, flags = {"seed": 5, "tile": 105, "scheduler": "five"}, {"seed": 6, "scheduler": "six"}
+    defaults = {"seed": 1, "size": 101, "steps": 21}
+
+    def resolved(**given):
+        return resolve_stylize(stylize_layers("stylize-image", **given)[1], defaults)
+
+    full = resolved(preset=str(preset), record=record, words=words, flags=flags)
+    found = (full.steps, full.size, full.style_scale, full.content_scale, full.tile, full.scheduler, full.seed)
+    assert found == (21, 102, 0.3, 0.4, 105, "six", 6)
+    assert resolved(preset=str(preset), record=record, words=words).seed == 5
+    assert resolved(preset=str(preset), record=record).seed == 4
+    assert resolved(preset=str(preset)).seed == 2
+    Path("hicast.yaml").unlink()
+    assert resolved().seed == 1
+
+
+def test_a_preset_not_asked_for_is_weaker_than_the_settings_file():
+    _write(Path("hicast.yaml"), "stylize-image: {preset: bold, style_scale: 0.7}\n")
+    name, layers = stylize_layers("stylize-image")
+    assert name == "bold" and resolve_stylize(layers).style_scale == 0.7
+    name, layers = stylize_layers("stylize-image", preset="gentle")
+    assert name == "gentle" and resolve_stylize(layers).style_scale == 0.6
+
+
+def test_settings_file_of_the_working_folder_hides_the_users():
+    _write(config_folder() / "hicast.yaml", "seed: 7\n")
+    assert command_layer("stylize-image", StylizeSettings).values == {"seed": 7}
+    _write(Path("hicast.yaml"), "seed: 1\nstylize-image: {seed: 8}\ntrain: {steps: 100000}\n")
+    assert command_layer("stylize-image", StylizeSettings).values == {"seed": 8}
+
+
+def test_settings_file_refuses_stray_keys():
+    _write(Path("hicast.yaml"), "style_scale: 1\nstylise-image: {}\nstylize-image: 3\n")
+    with pytest.raises(SettingsError) as caught:
+        command_layer("stylize-image", StylizeSettings)
+    first, second, third = caught.value.problems
+    assert first.endswith("style_scale: expected a command or a shared key, found style_scale; move it under stylize-image")
+    assert "did you mean stylize-image?" in second
+    assert third == "hicast.yaml: stylize-image: expected keys with values, found 3"
+
+
+@pytest.mark.parametrize("values, word", [({"adapters": {"edge": 0.5}}, "edge"), ({"preserve_color": True}, "preserve_color")])
+def test_what_cannot_be_done_yet_is_refused(values, word):
+    with pytest.raises(UsageError, match=word):
+        refuse_unavailable(validate(values, StylizeSettings, "here"))
+
+
+def test_adapters_of_weight_0_are_fine():
+    refuse_unavailable(validate({"adapters": {"edge": 0}}, StylizeSettings, "here"))
