@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console as Screen
@@ -75,6 +77,27 @@ class Console:
         with Progress(*columns, console=Screen(stderr=True), transient=True) as bars:
             task = bars.add_task(label, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    @contextmanager
+    def training(self, every: int, batch_size: int) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+        """Plain lines of a training run, one in `every` steps: step, samples per second, time left, mean loss terms."""
+        sums: dict[str, float] = {}
+        mark = [time.monotonic(), 0]
+
+        def on_progress(step: int, total: int, terms: dict[str, float]) -> None:
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value
+            mark[1] += 1
+            if step % every and step != total:
+                return
+            seconds = max(time.monotonic() - mark[0], 1e-6)
+            left = timedelta(seconds=round((total - step) * seconds / mark[1]))
+            means = " ".join(f"{name} {value / mark[1]:.4f}" for name, value in sums.items())
+            self.info(f"step {step}/{total} {mark[1] * batch_size / seconds:.1f}/s left {left} {means}")
+            sums.clear()
+            mark[:] = [time.monotonic(), 0]
+
+        yield on_progress
 
     def _say(self, text: str, style: str = "") -> None:
         line = " ".join(text.split())

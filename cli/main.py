@@ -17,6 +17,7 @@ from hicast import __version__
 from .console import Console
 from .presets_cmd import copy_preset, list_command, show_preset
 from .stylize_image import stylize_image
+from .train import train
 
 INTERRUPTED, TERMINATED = 130, 143
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
@@ -36,6 +37,7 @@ class Command:
 
 COMMANDS = (
     Command(("stylize-image",), stylize_image, "hicast stylize-image photo.jpg --style painting.jpg -o result.png"),
+    Command(("train",), train, "hicast train --stage image --content photos --style paintings --output runs/image"),
     Command(("presets", "list"), list_command, "hicast presets list"),
     Command(("presets", "show"), show_preset, "hicast presets show bold"),
     Command(("presets", "copy"), copy_preset, "hicast presets copy bold -o mine.yaml"),

@@ -104,8 +104,8 @@ class HiCastPipeline:
         `auto` takes a GPU where there is one, and bfloat16 where the machine computes in it, else float32. Style
         statistics overflow in float16, so VGG-16 then stays in float32. Raises UsageError for float16 on a CPU.
         """
-        self.device = _pick_device(device)
-        self.dtype = _pick_dtype(dtype, self.device)
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
         fast = {"memory_format": torch.channels_last}
         for part in (self.model, self.autoencoder, self.adapters):
             part.requires_grad_(False).eval().to(self.device, self.dtype, **fast)
@@ -202,14 +202,16 @@ def _in_tiles(model: HiCastModel, latents: Tensor, timestep: Tensor, conditions:
         shrunk = tuple(level[..., :: 2**i, :: 2**i] for i, level in enumerate(maps)) or None
         return model(noisy, timestep, replace(conditions, content=content, residuals=shrunk))
 
-    return tiled(one, joined, tile, NET_OVERLAP, 4, 1)
+    tile = max(tile // 4 * 4, 16)
+    return tiled(one, joined, tile, min(NET_OVERLAP, tile // 8 * 4), 4, 1, align=4)
 
 
 def _enlarged(level: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.nn.functional.interpolate(level.expand(shape[0], -1, -1, -1), size=shape[-2:], mode="nearest")
 
 
-def _pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device called `name`, or the best there is for `auto`; UsageError where this machine lacks it."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
@@ -218,7 +220,8 @@ def _pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision called `name`, or what `device` computes fast in for `auto`; UsageError for float16 on a CPU."""
     if name == "float16" and device.type == "cpu":
         raise UsageError("dtype float16: a CPU is about fifty times slower in it than in bfloat16: use bfloat16 or float32")
     if name != "auto":

@@ -141,12 +141,12 @@ class LatentCodec:
 
 
 def tiled(
-    function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, margin: int, scale: float
+    function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, margin: int, scale: float, align: int = 1
 ) -> Tensor:
     """Apply `function` to overlapping tiles of `x` (batch, channels, height, width) and blend the results.
 
     `tile`, `overlap` and `margin` count latent pixels; `scale` is output size over input size (8 when decoding, 1/8
-    when encoding, 1 for a function of latents). The outer `margin` of a tile inside the picture is discarded; over
+    when encoding, 1 for a function of latents); tiles begin at multiples of `align`. The outer `margin` of a tile inside the picture is discarded; over
     the rest of each overlap the tiles' weights ramp linearly.
     """
     unit, grain = (round(1 / scale), 1) if scale < 1 else (1, round(scale))
@@ -154,8 +154,8 @@ def tiled(
     if height <= tile and width <= tile:
         return function(x)
     result = weight = None
-    for top in tile_starts(height, tile, overlap):
-        for left in tile_starts(width, tile, overlap):
+    for top in tile_starts(height, tile, overlap, align):
+        for left in tile_starts(width, tile, overlap, align):
             bottom, right = min(top + tile, height), min(left + tile, width)
             part = function(x[..., top * unit : bottom * unit, left * unit : right * unit])
             if result is None:
@@ -169,12 +169,15 @@ def tiled(
     return result / weight
 
 
-def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First positions of tiles that cover `length`, evenly spread, overlapping by at least `overlap`."""
+def tile_starts(length: int, tile: int, overlap: int, align: int = 1) -> list[int]:
+    """First positions of tiles that cover `length`, evenly spread, overlapping by at least `overlap`.
+
+    All are multiples of `align`, provided that `length`, `tile` and `overlap` are.
+    """
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
-    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    return [i * (length - tile) // (count - 1) // align * align for i in range(count - 1)] + [length - tile]
 
 
 def tile_weights(start: int, stop: int, length: int, overlap: int, margin: int, grain: int = 1) -> Tensor:

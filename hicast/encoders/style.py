@@ -39,11 +39,20 @@ def statistics(features: Mapping[str, Tensor]) -> Tensor:
     """
     parts = []
     for tap in STYLE_TAPS:
-        feature = features[tap].float().flatten(2)
-        correction = min(1, feature.shape[-1] - 1)
-        std, mean = torch.std_mean(feature, dim=-1, correction=correction)
-        parts += [std, mean]
+        parts += channel_statistics(features[tap])
     return torch.cat(parts, dim=1)
+
+
+def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Unbiased standard deviation and mean (batch, channels) each of features (batch, channels, h, w), in float32.
+
+    Sums run over rows of channels, the order in which channels_last features lie in memory: several times faster on a
+    CPU than `torch.std_mean`. A single position has a standard deviation of 0.
+    """
+    rows = features.float().permute(0, 2, 3, 1).flatten(1, 2)
+    mean = rows.mean(1, keepdim=True)
+    variance = (rows - mean).square().sum(1) / max(1, rows.shape[1] - 1)
+    return variance.clamp_min(1e-12).sqrt(), mean[:, 0]
 
 
 def pooled_tokens(features: Mapping[str, Tensor], grid: int) -> Tensor:
@@ -67,7 +76,7 @@ def blend_styles(codes: Sequence[tuple[StyleCode, float]]) -> StyleCode:
     count = codes[0][0].tokens.shape[1]
     bounds = [round(count * sum(shares[:i])) for i in range(len(shares) + 1)]
     parts = []
-    for (code, _), start, stop in zip(codes, bounds, bounds[1:], strict=True):
+    for (code, _), start, stop in zip(codes, bounds[:-1], bounds[1:], strict=True):
         chosen = torch.linspace(0, count - 1, stop - start).round().long()
         parts.append(code.tokens[:, chosen.to(code.tokens.device)])
     return StyleCode(vector, torch.cat(parts, dim=1))

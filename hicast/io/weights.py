@@ -82,7 +82,10 @@ def save_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: 
     packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode
         save_file(packed, part, metadata={"format": "pt", **metadata})
+        part.chmod(mode)
         os.replace(part, path)
     except (SafetensorError, OSError) as error:
         raise OutputError(f"weights: expected to write '{path}', found no way to: {error}") from error

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hicast.encoders.style import channel_statistics
+
 Features = Mapping[str, Tensor]
 
 
@@ -59,8 +61,7 @@ def content_distance(ours: Features, target: Features, weights: Mapping[str, flo
 
 def layer_statistics(features: Tensor) -> Tensor:
     """Standard deviation and mean per channel (batch, 2 * channels) in float32, in the order of the style vector."""
-    flat = features.float().flatten(2)
-    return torch.cat([flat.var(2, unbiased=True).clamp_min(1e-8).sqrt(), flat.mean(2)], dim=1)
+    return torch.cat(channel_statistics(features), dim=1)
 
 
 def style_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, Tensor],

@@ -9,13 +9,17 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from hicast.errors import InputError
 from hicast.io.files import find_images
+from hicast.io.images import load_picture
 
 Batch = TypeVar("Batch")
+
+SMALLEST_SIDE = 16
+"""Pictures with a shorter side teach nothing and are skipped."""
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:
@@ -50,7 +54,7 @@ class PicturePool:
                 continue
             try:
                 pixels = self._read(self.files[at])
-            except (OSError, ValueError, SyntaxError) as error:
+            except InputError as error:
                 self.skipped[self.files[at]] = str(error)
                 continue
             if pixels.nbytes <= self._room:
@@ -60,10 +64,9 @@ class PicturePool:
         raise InputError(f"expected training pictures, found only unreadable files, such as {self.files[0]}")
 
     def _read(self, file: Path) -> np.ndarray:
-        with Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-        if min(picture.size) < 16:
-            raise ValueError(f"a side of {min(picture.size)} pixels is too small")
+        picture = Image.fromarray(load_picture(file, max_megapixels=1000).pixels)
+        if min(picture.size) < SMALLEST_SIDE:
+            raise InputError(f"{file}: expected sides of at least {SMALLEST_SIDE} pixels, found {min(picture.size)}")
         scale = self.short_side / min(picture.size)
         if scale < 1:
             size = tuple(max(16, round(side * scale)) for side in picture.size)

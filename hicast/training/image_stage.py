@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from hicast.config.train import ImageTraining
 from hicast.diffusion.sampling import make_scheduler
-from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
-from hicast.encoders.style import StyleCode, StyleEncoder
+from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.style import StyleCode
 from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import content_distance, gram_distance, lattice_energy, style_distance
 from hicast.losses.terms import LossTerms
-from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.hicast_model import Conditions
+from hicast.pipeline import HiCastPipeline
 from hicast.training.data import PicturePool, prefetched, random_crop, sample_generator, to_batch
 from hicast.training.style_library import load_or_measure
 
@@ -48,27 +50,29 @@ class ImageStage:
     that one evaluation serves every scale (as guidance distillation does, arXiv 2210.03142, here without a teacher).
     """
 
-    def __init__(self, settings: ImageTraining, content: Sequence[Path], style: Sequence[Path], model: HiCastModel,
-                 autoencoder: ResidualAutoencoder, style_encoder: StyleEncoder, scheduler_config: dict, cache: Path,
-                 *, fit_style: bool = True, device: torch.device | str = "cpu",
+    def __init__(self, settings: ImageTraining, content: Sequence[Path], style: Sequence[Path],
+                 pipeline: HiCastPipeline, cache: Path, *, fit_style: bool = True, device: torch.device | str = "cpu",
                  on_measure: Callable[[int, int], None] | None = None) -> None:
-        """`fit_style` sets the style encoder's normalisation from the paintings (for a fresh model only)."""
+        """Train the net of `pipeline`, whose other parts are frozen; measured paintings are kept in the file `cache`.
+
+        `fit_style` sets the style encoder's normalisation from the paintings (for a fresh model only).
+        """
+        self.pipeline = pipeline
         self.settings, self.device = settings, torch.device(device)
         self.photos = PicturePool(content, settings.image_side, int(settings.cache_gigabytes * 2**30))
         self.paintings = PicturePool(style, settings.image_side, int(settings.cache_gigabytes * 2**30))
         frozen = getattr(torch, settings.frozen_dtype)
-        self.style_encoder = style_encoder.requires_grad_(False).to(self.device)
-        self.vgg = style_encoder.vgg.to(dtype=frozen, memory_format=torch.channels_last)
-        grid = style_encoder.config.token_grid
+        self.style_encoder = pipeline.style_encoder.requires_grad_(False).to(self.device)
+        self.vgg = _frozen_copy(self.style_encoder.vgg, self.device, frozen)
+        grid = self.style_encoder.config.token_grid
         self.library = load_or_measure(cache, self.paintings, self.vgg, settings.style_side, grid,
                                        tuple(settings.gram_layers), tuple(settings.style_layers), on_measure)
         if fit_style:
             self.library.fit(self.style_encoder)
         self.scales = {name: value.to(self.device) for name, value in self.library.layer_scales().items()}
-        self.autoencoder = autoencoder.requires_grad_(False).to(self.device, frozen, memory_format=torch.channels_last)
-        self.codec = LatentCodec(self.autoencoder)
-        self.model = model.train().requires_grad_(True).to(self.device, memory_format=torch.channels_last)
-        self.scheduler = make_scheduler("ddim", scheduler_config)
+        self.codec = LatentCodec(_frozen_copy(pipeline.autoencoder, self.device, frozen))
+        self.model = pipeline.model.train().requires_grad_(True).to(self.device, memory_format=torch.channels_last)
+        self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.taps = tuple(dict.fromkeys((*settings.style_layers, *settings.gram_layers, *settings.content_layers)))
 
     def trainable(self) -> dict[str, nn.Module]:
@@ -106,9 +110,8 @@ class ImageStage:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the parts that this stage trains or fits: U-Net, content projection, style encoder."""
-        self.model.save_pretrained(folder)
-        self.style_encoder.save_pretrained(folder / "style_encoder")
+        """Write the whole model, so that `--model FOLDER` takes it at once."""
+        self.pipeline.save_pretrained(folder)
 
     def _style_code(self, batch: ImageBatch) -> StyleCode:
         encoder, rows = self.style_encoder, batch.style
@@ -184,3 +187,8 @@ class ImageStage:
         keep_style = dropped >= settings.drop_style
         keep_content = not settings.drop_style <= dropped < settings.drop_style + settings.drop_content
         return crop, row, scale, keep_style, keep_content, is_self
+
+
+def _frozen_copy(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy to compute with in `dtype`, so that the original is saved with the precision it came with."""
+    return copy.deepcopy(module).requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)

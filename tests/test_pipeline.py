@@ -1,0 +1,160 @@
+"""The pipeline on a tiny random model: folder round trip, sizes, seeds, tiles, controls, blended styles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import T2IAdapter
+from hicast.config.presets import load_preset
+from hicast.encoders.autoencoder import ResidualAutoencoder
+from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
+from hicast.errors import ModelError, UsageError
+from hicast.models.hicast_model import HiCastModel
+from hicast.models.unet import ContentProjection, build_unet
+from hicast.pipeline import HiCastPipeline, pick_dtype
+
+UNET = {
+    "in_channels": 12, "out_channels": 8, "block_out_channels": [32, 32, 32], "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "only_cross_attention": [True, True, False], "attention_head_dim": 4, "cross_attention_dim": 16,
+    "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
+    "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> HiCastPipeline:
+    torch.manual_seed(0)
+    model = HiCastModel(build_unet(UNET), ContentProjection(8, 4, 128), content_skip=True)
+    adapter = T2IAdapter(channels=[32, 32, 32], num_res_blocks=1, adapter_type="light_adapter")
+    made = HiCastPipeline(
+        model, ResidualAutoencoder(8, (4, 8, 8)), StyleEncoder("caffe", 8, 6.0),
+        load_preset("compact", "models")["scheduler"], index={"defaults": {"steps": 1}}, adapters={"edge": adapter},
+    )  # fmt: skip
+    made.autoencoder.fit_linear(torch.randn(4000, 192))
+    return made.to("cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def content() -> torch.Tensor:
+    return torch.rand(1, 3, 70, 101, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def style(pipeline: HiCastPipeline) -> StyleCode:
+    return pipeline.encode_style([(torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(2)) * 2 - 1, 1.0)])
+
+
+def test_folder_gives_the_same_pictures(
+    tmp_path: Path, pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode
+) -> None:
+    pipeline.save_pretrained(tmp_path)
+    again = HiCastPipeline.from_pretrained(tmp_path, dtype="float32")
+    assert again.defaults == {"steps": 1}
+    assert torch.equal(again.stylize_image(content, style), pipeline.stylize_image(content, style))
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+def test_damaged_folders_are_refused(tmp_path: Path, pipeline: HiCastPipeline) -> None:
+    pipeline.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 99}))
+    with pytest.raises(ModelError, match="format 99"):
+        HiCastPipeline.from_pretrained(tmp_path)
+    pipeline.save_pretrained(tmp_path)
+    weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ModelError, match="whole safetensors file"):
+        HiCastPipeline.from_pretrained(tmp_path)
+
+
+def test_size_is_kept_unless_told(pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode) -> None:
+    assert pipeline.stylize_image(content, style, size=64).shape == (1, 3, 70, 101)
+    worked = pipeline.stylize_image(content, style, size=64, keep_size=True)
+    assert worked.shape[-2] == 64
+    assert worked.shape[-1] / 64 == pytest.approx(101 / 70, rel=0.03)
+
+
+def test_seed_decides_the_bytes(pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode) -> None:
+    one, same, other = (pipeline.stylize_image(content, style, size=64, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_any_number_of_steps(pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode, steps: int) -> None:
+    calls: list[tuple[int, int]] = []
+    result = pipeline.stylize_image(
+        content, style, size=64, steps=steps, on_progress=lambda done, total: calls.append((done, total))
+    )
+    assert result.isfinite().all()
+    assert calls == [(i + 1, steps) for i in range(steps)]
+
+
+def test_scale_zero_gives_the_photo_back(pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode) -> None:
+    """With an output convolution of zeros the base is all there is, at scale 0 the photo's own latents."""
+    conv = pipeline.model.unet.conv_out
+    kept = conv.weight.clone(), conv.bias.clone()
+    torch.nn.init.zeros_(conv.weight), torch.nn.init.zeros_(conv.bias)
+    try:
+        from hicast.encoders.autoencoder import LatentCodec
+
+        square = torch.nn.functional.interpolate(content, size=(64, 96))
+        codec = LatentCodec(pipeline.autoencoder)
+        expected = codec.decode(codec.encode(square)).clamp(-1, 1)
+        result = pipeline.stylize_image(square, style, size=64, style_scale=0.0)
+        assert torch.allclose(result, expected, atol=1e-4)
+    finally:
+        conv.weight.data, conv.bias.data = kept
+
+
+def test_tiles_leave_no_seams(pipeline: HiCastPipeline, style: StyleCode) -> None:
+    """On a picture that repeats, the tiled result stays near the whole one and no row or column steps out."""
+    pattern = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    image = pattern.repeat(1, 1, 12, 12)
+    whole = pipeline.stylize_image(image, style, tile=4096)
+    cut = pipeline.stylize_image(image, style, tile=256)
+    assert (whole - cut).abs().mean() < 0.05
+    steps = (cut[..., 1:, :] - cut[..., :-1, :]).abs().mean((0, 1, 3))
+    reference = (whole[..., 1:, :] - whole[..., :-1, :]).abs().mean((0, 1, 3))
+    assert (steps - reference).max() < 0.5 * reference.mean()
+
+
+def test_control_weight_zero_changes_no_bit(
+    pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode
+) -> None:
+    control = {"edge": torch.rand(1, 3, 70, 101)}
+    plain = pipeline.stylize_image(content, style, size=64)
+    assert torch.equal(plain, pipeline.stylize_image(content, style, size=64, controls=control, adapters={"edge": 0.0}))
+    assert not torch.equal(plain, pipeline.stylize_image(content, style, size=64, controls=control, adapters={"edge": 1.0}))
+
+
+def test_constant_pictures_give_numbers(pipeline: HiCastPipeline) -> None:
+    flat = torch.full((1, 3, 64, 64), 0.3)
+    assert pipeline.stylize_image(flat, [(flat, 1.0)]).isfinite().all()
+
+
+def test_blending_takes_tokens_by_weight() -> None:
+    one = StyleCode(torch.zeros(1, 2944), torch.zeros(1, 64, 768))
+    two = StyleCode(torch.ones(1, 2944), torch.ones(1, 64, 768))
+    blended = blend_styles([(one, 3.0), (two, 1.0)])
+    assert torch.allclose(blended.vector, torch.full((1, 2944), 0.25))
+    assert blended.tokens[0, :, 0].sum() == 16
+    alone = blend_styles([(two, 0.5)])
+    assert torch.equal(alone.vector, two.vector) and torch.equal(alone.tokens, two.tokens)
+    with pytest.raises(UsageError, match="sum above 0"):
+        blend_styles([(one, 0.0)])
+
+
+def test_float16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(UsageError, match="bfloat16"):
+        pick_dtype("float16", torch.device("cpu"))
+
+
+def test_unknown_model_is_one_line() -> None:
+    with pytest.raises(ModelError, match="neither"):
+        HiCastPipeline.from_pretrained("no-such-model")
