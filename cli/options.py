@@ -51,7 +51,7 @@ FromSettings = Annotated[
 ]
 Set = Annotated[list[str] | None, _option("--set", metavar="KEY=VALUE", help="Any setting by its name; repeat for several.")]
 
-Model = Annotated[str | None, _option("--model", metavar="NAME", help="compact, sd15, a folder or a hub id. Default: compact.")]
+Model = Annotated[str | None, _option("--model", metavar="NAME", help="compact, or a model folder. Default: compact.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _option("--device", help="Where to compute. Default: auto.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"] | None,

@@ -17,8 +17,16 @@ from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, tiled
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.errors import ModelError, UsageError
 from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
-from hicast.io.weights import load_json, load_module, load_safetensors, resolve_model, save_json, save_module
-from hicast.io.weights import save_safetensors
+from hicast.io.weights import (
+    load_json,
+    load_module,
+    load_safetensors,
+    place,
+    resolve_model,
+    save_json,
+    save_module,
+    save_safetensors,
+)
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 
@@ -106,12 +114,12 @@ class HiCastPipeline:
         """
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        fast = {"memory_format": torch.channels_last}
+        for part in (self.model, self.autoencoder, self.adapters, self.style_encoder):
+            part.requires_grad_(False).eval()
         for part in (self.model, self.autoencoder, self.adapters):
-            part.requires_grad_(False).eval().to(self.device, self.dtype, **fast)
-        self.style_encoder.requires_grad_(False).eval().to(self.device)
-        vgg_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
-        self.style_encoder.vgg.to(dtype=vgg_dtype, **fast)
+            place(part, self.device, self.dtype)
+        place(self.style_encoder, self.device)
+        place(self.style_encoder.vgg, self.device, torch.float32 if self.dtype == torch.float16 else self.dtype)
         return self
 
     @torch.inference_mode()

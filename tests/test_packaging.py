@@ -54,7 +54,8 @@ def _build(source: Path, hook: str, target: Path) -> Path:
 def _run_from(site: Path, cwd: Path) -> list[str]:
     """Lines of `presets show bold` and the place of the code, with `site` in use and no other install of hicast."""
     code = (
-        "import site, sys; site.addsitedir(sys.argv[1]); sys.path.append(sys.argv[2])\n"
+        "import site, sys; site.addsitedir(sys.argv[1]); sys.meta_path.insert(0, sys.meta_path.pop())\n"
+        "sys.path.append(sys.argv[2])\n"
         "import hicast.cli.main as main; print(main.__file__); sys.exit(main.run(['presets', 'show', 'bold']))"
     )
     words = [sys.executable, "-I", "-S", "-c", code, str(site), sysconfig.get_paths()["purelib"]]

@@ -150,6 +150,16 @@ def test_interrupted_run_ends_bit_identical(tmp_path: Path, folders: tuple[Path,
     assert {"l1", "detail", "energy", "perceptual"} <= rows[-1].keys()
 
 
+def test_frozen_encoder_keeps_its_latents(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
+    start = ResidualAutoencoder(8, (4, 8, 8))
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    values = {"steps": 3, "batch_size": 2, "crop": 32, "warmup": 0, "freeze_encoder": True, "losses": {"l1": 1.0}}
+    train(AutoencoderStage(AutoencoderTraining(**values), folders, vgg, start=start), tmp_path)
+    after = weights_of(tmp_path)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "unproject"}
+
+
 def test_resuming_with_other_settings_says_which(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
     train(autoencoder_stage(folders, vgg, steps=2), tmp_path)
     with pytest.raises(UsageError, match="other settings for learning_rate"):

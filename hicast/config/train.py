@@ -56,6 +56,8 @@ class AutoencoderTraining(TrainSettings):
     """Share of the steps after which the perceptual term begins (it is the slow one)."""
     latent_noise: Annotated[float, Field(ge=0)] = 0.1
     """Largest standard deviation of noise added to latents before decoding."""
+    freeze_encoder: bool = False
+    """Train the decoder alone, so that nets trained on the latents stay valid."""
     model: dict = {}
     """Configuration of `ResidualAutoencoder`, where it differs from its defaults."""
 

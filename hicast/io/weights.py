@@ -149,6 +149,14 @@ def save_module(
     save_safetensors(state, Path(folder) / WEIGHTS_FILE, metadata or {})
 
 
+def place(module: Module, device: torch.device | str, dtype: torch.dtype | None = None) -> Module:
+    """`module` on `device`, in channels_last order and, if given, in `dtype`; changed in place and returned.
+
+    Goes around diffusers' own `to`, which writes a line about float32 parts to standard error at every cast.
+    """
+    return nn.Module.to(module, device=device, dtype=dtype, memory_format=torch.channels_last)
+
+
 def _check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> None:
     """Raise ModelError with the first difference in names or shapes."""
     missing = sorted(set(expected) - set(tensors))

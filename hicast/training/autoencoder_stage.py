@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hicast.config.train import AutoencoderTraining
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.vgg import Vgg16
+from hicast.io.weights import place
 from hicast.losses.perceptual import detail_energy, feature_distance, laplacian
 from hicast.losses.terms import LossTerms
 from hicast.training.data import PicturePool, prefetched, random_crop, sample_generator, to_batch
@@ -34,12 +35,15 @@ class AutoencoderStage:
         self.autoencoder = start or ResidualAutoencoder(**settings.model)
         if start is None:
             self.autoencoder.fit_linear(self._patches())
-        self.autoencoder.requires_grad_(True).to(self.device, memory_format=torch.channels_last)
+        self.autoencoder.requires_grad_(True)
+        for part in (self.autoencoder.project, self.autoencoder.encoder):
+            part.requires_grad_(not settings.freeze_encoder)
+        place(self.autoencoder, self.device)
         dtype = getattr(torch, settings.frozen_dtype)
-        self.vgg = vgg.requires_grad_(False).to(self.device, dtype, memory_format=torch.channels_last)
+        self.vgg = place(vgg.requires_grad_(False), self.device, dtype)
 
     def trainable(self) -> dict[str, nn.Module]:
-        """The whole autoencoder."""
+        """The autoencoder; with `freeze_encoder` only its decoder has gradients."""
         return {"vae": self.autoencoder}
 
     def batches(self, first: int, last: int) -> Iterator[Tensor]:

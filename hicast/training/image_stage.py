@@ -14,6 +14,7 @@ from hicast.config.train import ImageTraining
 from hicast.diffusion.sampling import make_scheduler
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.style import StyleCode
+from hicast.io.weights import place
 from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import content_distance, gram_distance, lattice_energy, style_distance
 from hicast.losses.terms import LossTerms
@@ -71,7 +72,7 @@ class ImageStage:
             self.library.fit(self.style_encoder)
         self.scales = {name: value.to(self.device) for name, value in self.library.layer_scales().items()}
         self.codec = LatentCodec(_frozen_copy(pipeline.autoencoder, self.device, frozen))
-        self.model = pipeline.model.train().requires_grad_(True).to(self.device, memory_format=torch.channels_last)
+        self.model = place(pipeline.model.train().requires_grad_(True), self.device)
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.taps = tuple(dict.fromkeys((*settings.style_layers, *settings.gram_layers, *settings.content_layers)))
 
@@ -191,4 +192,4 @@ class ImageStage:
 
 def _frozen_copy(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """A copy to compute with in `dtype`, so that the original is saved with the precision it came with."""
-    return copy.deepcopy(module).requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+    return place(copy.deepcopy(module).requires_grad_(False), device, dtype)
