@@ -13,11 +13,12 @@ from typing import Any
 
 from rich.console import Console as Screen
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from .failures import explain
 
 OnProgress = Callable[[int, int], None]
+OnTerms = Callable[[int, int, dict[str, float]], None]
 
 
 class Console:
@@ -29,6 +30,7 @@ class Console:
         self.verbose = False
         self.results_to_stderr = False
         """Set where standard output carries a picture."""
+        self._live: Screen | None = None
 
     def result(self, line: str) -> None:
         """One result, such as an output path, on a line of its own; with `--json` the document says it instead."""
@@ -79,26 +81,55 @@ class Console:
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
     @contextmanager
-    def training(self, every: int, batch_size: int) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-        """Plain lines of a training run, one in `every` steps: step, samples per second, time left, mean loss terms."""
-        sums: dict[str, float] = {}
-        mark = [time.monotonic(), 0]
+    def training(self, every: int, batch_size: int) -> Iterator[OnTerms]:
+        """Step, samples per second, time left and mean loss terms of a training run, one reading in `every` steps.
 
-        def on_progress(step: int, total: int, terms: dict[str, float]) -> None:
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value
-            mark[1] += 1
-            if step % every and step != total:
-                return
-            seconds = max(time.monotonic() - mark[0], 1e-6)
-            left = timedelta(seconds=round((total - step) * seconds / mark[1]))
-            means = " ".join(f"{name} {value / mark[1]:.4f}" for name, value in sums.items())
-            self.info(f"step {step}/{total} {mark[1] * batch_size / seconds:.1f}/s left {left} {means}")
-            sums.clear()
-            mark[:] = [time.monotonic(), 0]
+        On a terminal one line that stays in place, else a plain line for each reading.
+        """
+        if self.quiet:
+            yield lambda step, total, terms: None
+            return
+        if not sys.stderr.isatty():
+            yield _readings(every, batch_size, lambda step, total, text: self.info(f"step {step}/{total} {text}"))
+            return
+        count = MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=13))
+        reading = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1))
+        with Progress(BarColumn(12), count, reading, console=Screen(stderr=True), expand=True) as bars:
+            task = bars.add_task("", total=None)
+            self._live = bars.console
+            read = _readings(every, batch_size, lambda step, total, text: bars.update(task, description=text))
 
-        yield on_progress
+            def on_progress(step: int, total: int, terms: dict[str, float]) -> None:
+                read(step, total, terms)
+                bars.update(task, completed=step, total=total)
+
+            try:
+                yield on_progress
+            finally:
+                self._live = None
 
     def _say(self, text: str, style: str = "") -> None:
         line = " ".join(text.split())
-        Screen(stderr=True, markup=False, highlight=False, emoji=False).print(line, style=style, soft_wrap=True)
+        screen = self._live or Screen(stderr=True, markup=False, highlight=False, emoji=False)
+        screen.print(line, style=style, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def _readings(every: int, batch_size: int, show: Callable[[int, int, str], None]) -> OnTerms:
+    """Gathers steps and shows `samples/s`, time left and mean terms after `every` of them, and after the last."""
+    sums: dict[str, float] = {}
+    mark = [time.monotonic(), 0]
+
+    def on_progress(step: int, total: int, terms: dict[str, float]) -> None:
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value
+        mark[1] += 1
+        if step % every and step != total:
+            return
+        seconds = max(time.monotonic() - mark[0], 1e-6)
+        left = timedelta(seconds=round((total - step) * seconds / mark[1]))
+        means = " ".join(f"{name} {value / mark[1]:.4g}" for name, value in sums.items())
+        show(step, total, f"{mark[1] * batch_size / seconds:.1f}/s left {left} {means}")
+        sums.clear()
+        mark[:] = [time.monotonic(), 0]
+
+    return on_progress

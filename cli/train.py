@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from hicast.config.layers import Layer, combine, parse_set
-from hicast.config.presets import load_preset
-from hicast.config.train import AutoencoderTraining, ImageTraining
-from hicast.errors import UsageError
+from hicast.config.layers import parse_set
+from hicast.config.train import TrainSettings
+from hicast.config.train_layers import require, resolve_training
+from hicast.training.run import STAGES, Opening, check_data
 
 from . import options
 from .console import Console
 
-STAGES = {"autoencoder": AutoencoderTraining, "image": ImageTraining}
+StageName = Literal[tuple(STAGES)]
 
 
 def train(
     ctx: typer.Context,
-    stage: Annotated[Literal["autoencoder", "image"], typer.Option("--stage", help="Which part of the model to train.")],
-    content: Annotated[list[Path] | None, typer.Option("--content", metavar="PATH", help="Folder of photos; repeat for several.", show_default=False)] = None,
-    style: Annotated[list[Path] | None, typer.Option("--style", metavar="PATH", help="Folder of paintings; repeat for several.", show_default=False)] = None,
+    stage: Annotated[StageName, typer.Option("--stage", help="Which part of the model to train.")],
+    content: Annotated[list[Path] | None, typer.Option("--content", metavar="PATH", help="Folder or tar shard of photos; repeat for several.", show_default=False)] = None,
+    style: Annotated[list[Path] | None, typer.Option("--style", metavar="PATH", help="Folder or tar shard of paintings; repeat for several.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model and its checkpoints go.", show_default=False)] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="FOLDER", help="Result of an earlier stage, or the name of a shipped model.", show_default=False)] = None,
     model: options.Model = None,
@@ -36,34 +37,32 @@ def train(
     verbose: options.Verbose = False,
 ) -> None:
     """Train a stage of the model; the same command again goes on where it stopped."""
-    console = options.open_console(ctx, as_json, quiet, verbose)
-    needed = {"--content": content, "--output": output} | ({"--style": style} if stage == "image" else {})
-    missing = [name for name, value in needed.items() if not value]
-    if missing:
-        raise UsageError(f"train --stage {stage}: expected {', '.join(missing)}, found none; name the folder")
-    name = preset or f"{model or 'compact'}-{stage}"
-    values = load_preset(name, "train")
-    if values.get("stage", stage) != stage:
-        raise UsageError(f"preset {name}: expected one for the stage {stage}, found one for {values['stage']}; take another")
-    settings = combine([Layer(f"preset {name}", values), Layer("--set", parse_set(set_words or []))], STAGES[stage])
-    outcome = _run(console, settings, content, style or [], output, model or "compact", start, device, max_minutes, not no_resume)
-    console.result(str(outcome.folder))
-    console.document({"output": str(outcome.folder), "step": outcome.step, "finished": outcome.finished, "settings": settings.model_dump(mode="json")})
+    follower = int(os.environ.get("RANK", "0")) > 0  # one of several processes, of which the first speaks
+    console = options.open_console(ctx, as_json and not follower, quiet or follower, verbose)
+    given = {"content": content, "style": style, "output": output, "from": start, "model": model, "device": device}
+    flags = {key: value for key, value in given.items() if value}
+    kinds = {name: kind.settings for name, kind in STAGES.items()}
+    settings = resolve_training(stage, kinds, preset=preset, words=parse_set(set_words or []), flags=flags)
+    require(settings, STAGES[stage].needs, f"train --stage {stage}")
+    outcome = _run(console, stage, settings, max_minutes, not no_resume)
+    if not follower:
+        console.result(str(outcome.folder))
+        console.document({"output": str(outcome.folder), "step": outcome.step, "finished": outcome.finished,
+                          "settings": settings.model_dump(mode="json")})  # fmt: skip
 
 
-def _run(console: Console, settings: Any, content: list[Path], style: list[Path], output: Path, model: str,
-         start: str | None, device: str | None, max_minutes: float | None, resume: bool) -> Any:
-    from hicast.pipeline import pick_device
-    from hicast.training.data import list_folder
+def _run(console: Console, stage: str, settings: TrainSettings, max_minutes: float | None, resume: bool) -> Any:
+    check_data(settings, STAGES[stage])
     from hicast.training.loop import train as run_loop
-    from hicast.training.run import TrainRequest, open_stage
+    from hicast.training.processes import batch_parts, open_accelerator
 
-    for folder in (*content, *style):
-        list_folder(folder)
-    request = TrainRequest(content, style, output, model, start, str(pick_device(device or "auto")))
-    with console.progress("measuring paintings") as on_measure:
-        opened = open_stage(settings, request, on_measure)
+    accelerator = open_accelerator(settings.device)
+    batch_parts(settings, accelerator.num_processes, accelerator.process_index)
+    with console.progress("measuring paintings") as on_measure, accelerator.main_process_first():
+        opening = Opening(accelerator.device, settings.output, on_measure, console.info)
+        opened = STAGES[stage].open(settings, opening)
     with console.training(settings.log_every, settings.batch_size) as on_progress:
-        outcome = run_loop(opened, output, max_minutes=max_minutes, resume=resume, on_progress=on_progress)
+        outcome = run_loop(opened, settings.output, accelerator=accelerator, max_minutes=max_minutes, resume=resume,
+                           on_progress=on_progress, on_note=console.info)
     console.info(f"step {outcome.step} of {settings.steps}" + ("" if outcome.finished else "; the same command goes on from here"))
     return outcome

@@ -1,8 +1,9 @@
-"""Training data, losses, the loop and both stages on tiny models and synthetic pictures."""
+"""Both stages on tiny models and synthetic pictures: their terms, their parts, what they write."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,13 @@ from hicast.config.train import AutoencoderTraining, ImageTraining
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.encoders.vgg import Vgg16
-from hicast.errors import InputError, ModelError, UsageError
 from hicast.losses.terms import weighted_sum
 from hicast.models.build import build_model
 from hicast.pipeline import HiCastPipeline
 from hicast.training.autoencoder_stage import AutoencoderStage
-from hicast.training.data import PicturePool, prefetched, random_crop, sample_generator
+from hicast.training.data import PicturePool
 from hicast.training.image_stage import ImageStage
-from hicast.training.loop import learning_rate, train
+from hicast.training.loop import train
 from hicast.training.style_library import load_or_measure
 from PIL import Image
 
@@ -63,14 +63,14 @@ def vgg() -> Vgg16:
 
 def autoencoder_stage(folders: tuple[Path, Path], vgg: Vgg16, **changes: object) -> AutoencoderStage:
     values = {"steps": 6, "batch_size": 2, "crop": 32, "warmup": 2, "checkpoint_every": 2, "frozen_dtype": "float32",
-              "perceptual_from": 0.5, "model": {"latent_channels": 8, "widths": [4, 8, 8]}, "log_every": 1}
+              "perceptual_from": 0.5, "tensorboard": False, "sheet_every": 0, "autoencoder": {"latent_channels": 8, "widths": [4, 8, 8]}, "log_every": 1}
     return AutoencoderStage(AutoencoderTraining(**(values | changes)), folders, vgg)
 
 
 def image_stage(folders: tuple[Path, Path], vgg: Vgg16, cache: Path, **changes: object) -> ImageStage:
     values = {"steps": 2, "batch_size": 4, "crop": 32, "style_side": 64, "frozen_dtype": "float32", "warmup": 1,
-              "losses": {"style": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "lattice": 1.0, "latent": 1.0},
-              "self_pairs": 0.3, "drop_style": 0.3, "drop_content": 0.2, "later_steps": 0.5}
+              "losses": {"style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "lattice": 1.0, "latent": 1.0},
+              "self_pairs": 0.3, "drop_style": 0.3, "drop_content": 0.2, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0}
     torch.manual_seed(0)
     encoder = StyleEncoder("caffe", 8, 6.0)
     encoder.vgg.load_state_dict(vgg.state_dict())
@@ -82,52 +82,6 @@ def image_stage(folders: tuple[Path, Path], vgg: Vgg16, cache: Path, **changes: 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return ResidualAutoencoder.from_pretrained(folder / "vae").state_dict()
-
-
-def test_crops_depend_on_the_sample_alone(folders: tuple[Path, Path]) -> None:
-    pixels = PicturePool([folders[0]], 64, 2**20)[0]
-    one = random_crop(pixels, 32, (0.5, 1.0), sample_generator(3, 7))
-    again = random_crop(pixels, 32, (0.5, 1.0), sample_generator(3, 7))
-    other = random_crop(pixels, 32, (0.5, 1.0), sample_generator(3, 8))
-    assert one.shape == (32, 32, 3)
-    assert (one == again).all()
-    assert (one != other).any()
-
-
-def test_pool_reads_recursively_and_skips_what_is_broken(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    good = sorted((folders[0] / "sub").iterdir())[0]
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "good.png").write_bytes(good.read_bytes())
-    (tmp_path / "broken.png").write_bytes(good.read_bytes()[:100])
-    pool = PicturePool([tmp_path], 64, 2**20)
-    assert len(pool) == 2
-    assert (pool[0] == pool[1]).all()
-    assert list(pool.skipped) == [tmp_path / "broken.png"]
-
-
-def test_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found none"):
-        PicturePool([tmp_path], 64, 0)
-    with pytest.raises(InputError, match="found nothing"):
-        PicturePool([tmp_path / "missing"], 64, 0)
-
-
-def test_prefetching_keeps_the_order() -> None:
-    assert list(prefetched(lambda step: step * 10, 2, 7)) == [20, 30, 40, 50, 60]
-
-
-def test_rate_warms_up_and_falls_to_its_share() -> None:
-    settings = AutoencoderTraining(steps=100, warmup=10, learning_rate=1.0, final_rate=0.1)
-    assert learning_rate(settings, 0) == pytest.approx(0.1)
-    assert learning_rate(settings, 10) == pytest.approx(1.0)
-    assert learning_rate(settings, 55) == pytest.approx(0.55)
-    assert learning_rate(settings, 100) == pytest.approx(0.1)
-
-
-def test_loss_of_no_terms_is_refused() -> None:
-    with pytest.raises(KeyError):
-        weighted_sum({}, {})
-    assert weighted_sum({"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, {"a": 0.5}) == 4.0
 
 
 def test_interrupted_run_ends_bit_identical(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
@@ -153,41 +107,19 @@ def test_interrupted_run_ends_bit_identical(tmp_path: Path, folders: tuple[Path,
 def test_frozen_encoder_keeps_its_latents(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
     start = ResidualAutoencoder(8, (4, 8, 8))
     before = {name: value.clone() for name, value in start.state_dict().items()}
-    values = {"steps": 3, "batch_size": 2, "crop": 32, "warmup": 0, "freeze_encoder": True, "losses": {"l1": 1.0}}
+    values = {"steps": 3, "batch_size": 2, "crop": 32, "warmup": 0, "freeze_encoder": True, "losses": {"l1": 1.0},
+              "tensorboard": False, "sheet_every": 0}
     train(AutoencoderStage(AutoencoderTraining(**values), folders, vgg, start=start), tmp_path)
     after = weights_of(tmp_path)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder", "unproject"}
 
 
-def test_resuming_with_other_settings_says_which(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
-    train(autoencoder_stage(folders, vgg, steps=2), tmp_path)
-    with pytest.raises(UsageError, match="other settings for learning_rate"):
-        train(autoencoder_stage(folders, vgg, steps=2, learning_rate=1e-5), tmp_path)
-
-
-def test_time_limit_saves_and_goes_on(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
-    outcome = train(autoencoder_stage(folders, vgg), tmp_path, max_minutes=0)
-    assert (outcome.step, outcome.finished) == (1, False)
-    assert train(autoencoder_stage(folders, vgg), tmp_path).finished
-
-
-def test_loss_that_is_not_finite_is_skipped_then_stops_the_run(
-    tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16
-) -> None:
-    stage = autoencoder_stage(folders, vgg, steps=30, checkpoint_every=100)
-    stage.step = lambda batch, step: {"l1": stage.autoencoder.project.weight.sum() * float("nan")}
-    before = {name: value.clone() for name, value in stage.autoencoder.state_dict().items()}
-    with pytest.raises(ModelError, match="20 steps in a row"):
-        train(stage, tmp_path)
-    assert all(torch.equal(before[name], value) for name, value in stage.autoencoder.state_dict().items())
-
-
 def test_every_image_term_has_a_gradient(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
     stage = image_stage(folders, vgg, tmp_path)
-    batch = next(stage.batches(0, 1))
+    batch = stage.batch(0, range(stage.settings.batch_size))
     terms = stage.step(batch, 0)
-    assert set(terms) == {"style", "gram", "color", "content", "lattice", "latent"}
+    assert set(terms) == {"style", "distribution", "gram", "color", "content", "lattice", "latent"}
     parameters = [p for module in stage.trainable().values() for p in module.parameters()]
     for name, value in terms.items():
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
@@ -208,7 +140,7 @@ def test_image_stage_writes_a_model_that_stylizes(tmp_path: Path, folders: tuple
 
 def test_dropped_conditions_are_null(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
     stage = image_stage(folders, vgg, tmp_path, batch_size=16)
-    batch = next(stage.batches(0, 1))
+    batch = stage.batch(0, range(stage.settings.batch_size))
     assert (~batch.keep_style).any() and (~batch.keep_content).any()
     assert (batch.keep_style | batch.keep_content).all()
     clean = torch.randn(16, 8, 4, 4)
@@ -226,19 +158,62 @@ def test_measured_paintings_are_kept_by_content(tmp_path: Path, folders: tuple[P
     moved = tmp_path / "moved"
     moved.mkdir()
     for i, file in enumerate(pool.files):
-        (moved / f"{i}.png").write_bytes(file.read_bytes())
+        (moved / f"{i}.png").write_bytes(file.read())
     again = load_or_measure(tmp_path / "cache.safetensors", PicturePool([moved], 64, 2**20), *arguments)
     assert calls == [1, 2, 3]
     assert torch.equal(first.vectors, again.vectors)
 
 
-@pytest.mark.parametrize("name", list_presets("train"))
-def test_shipped_training_presets_load(name: str) -> None:
-    values = load_preset(name, "train")
-    model = {"autoencoder": AutoencoderTraining, "image": ImageTraining}[values["stage"]]
-    assert model(**values).description
-
-
 @pytest.mark.parametrize("name", list_presets("models"))
 def test_shipped_model_presets_load(name: str) -> None:
     assert ModelConfig(**load_preset(name, "models")).unet
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "image"])
+def test_parts_of_a_batch_are_those_of_the_whole(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16, kind: str) -> None:
+    stage = autoencoder_stage(folders, vgg, batch_size=4) if kind == "autoencoder" else image_stage(folders, vgg, tmp_path)
+    whole, parts = stage.batch(3, range(4)), [stage.batch(3, rows) for rows in (range(2), range(2, 4))]
+    for field in fields(whole):
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], torch.Tensor):
+            assert torch.equal(torch.cat(values), getattr(whole, field.name)), field.name
+        else:
+            assert values == [getattr(whole, field.name)] * 2
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "image"])
+def test_gradient_checkpointing_computes_again_and_changes_no_gradient(
+    tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16, kind: str
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        if kind == "autoencoder":
+            stage = autoencoder_stage(folders, vgg, gradient_checkpointing=checkpointing)
+            inner, outer = stage.autoencoder.encoder[2], stage.autoencoder
+        else:
+            stage = image_stage(folders, vgg, tmp_path, gradient_checkpointing=checkpointing)
+            inner, outer = stage.model.unet.down_blocks[0].resnets[0], stage.model
+        calls: list[int] = []
+        inner.register_forward_pre_hook(lambda *_: calls.append(1))
+        terms = stage.step(stage.batch(0, range(stage.settings.batch_size)), 0)
+        before = len(calls)
+        weighted_sum(terms, stage.settings.losses).backward()
+        assert (len(calls) > before) == checkpointing
+        found.append([parameter.grad for parameter in outer.parameters()])
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(*found, strict=True))
+
+
+def test_sheets_show_fixed_samples(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
+    for stage in (autoencoder_stage(folders, vgg), image_stage(folders, vgg, tmp_path)):
+        one, again = stage.preview(), stage.preview()
+        assert one.dtype == np.uint8 and (one == again).all() and one.std() > 0
+
+
+@pytest.mark.slow
+def test_compiled_step_computes_the_same(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
+    for make in (lambda **more: autoencoder_stage(folders, vgg, **more), lambda **more: image_stage(folders, vgg, tmp_path, **more)):
+        terms = []
+        for compiled in (False, True):
+            stage = make(compile=compiled)
+            terms.append(stage.step(stage.batch(0, range(stage.settings.batch_size)), 0))
+        assert all(terms[1][name].item() == pytest.approx(value.item(), rel=1e-3) for name, value in terms[0].items())

@@ -2,45 +2,104 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Side = Annotated[int, Field(ge=32, multiple_of=32)]
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"expected the smaller number first, found {pair[0]:g} before {pair[1]:g}")
+    return pair
+
+
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_several)]
+"""One path or a list of them."""
+
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+
+REMARKS = frozenset(
+    ("description", "content", "style", "video", "output", "start", "model", "device", "checkpoint_every", "keep_checkpoints",
+     "log_every", "sheet_every", "sheet_steps", "tensorboard", "cache_gigabytes", "readers", "most_bad_steps")
+)  # fmt: skip
+"""Keys that do not change what a run computes, so that it can be resumed with others."""
 
 
 class TrainSettings(BaseModel):
-    """What every stage shares: length, optimizer, saving. Rates are per step, sides in pixels."""
+    """What every stage shares: data, length, optimizer, precision, saving. Rates are per step, sides in pixels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     description: str = ""
+    content: Paths = ()
+    """Folders of photos, or tar shards."""
+    style: Paths = ()
+    """Folders of paintings, or tar shards."""
+    video: Paths = ()
+    """Folders of clips, or tar shards."""
+    output: Path | None = None
+    """Where the model, its checkpoints and its log go."""
+    start: Annotated[str | None, Field(alias="from")] = None
+    """Result of an earlier stage that the run begins with, or the name of a shipped model."""
+    model: str = "compact"
+    """Which net: a name of `presets/models`, or a model folder whose shape is taken."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     seed: int = 0
     steps: Positive = 1000
     batch_size: Positive = 16
-    crop: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-    zoom: tuple[float, float] = (0.35, 1.0)
+    """Samples of one optimizer step, over all processes and parts."""
+    accumulate: Positive = 1
+    """Parts that a process computes its share of the batch in, one after the other, to save memory."""
+    crop: Side = 128
+    zoom: ShareRange = (0.35, 1.0)
     """Least and largest share of a picture's short side that a crop covers."""
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    rate: Literal["cosine", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
     final_rate: Share = 0.02
     """Learning rate at the end of the cosine, as a share of `learning_rate`."""
     warmup: Annotated[int, Field(ge=0)] = 100
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    weight_decay: Weight = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995
-    losses: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Weight of each loss term; a term at 0 is not computed."""
+    """Decay of the averaged weights, which are those that come out."""
+    losses: dict[str, Weight] = {}
+    """Weight of each loss term; one that is not named, or named with 0, is not computed."""
     frozen_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of nets that are not trained; weights that train are float32."""
-    autocast: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the trained nets' arithmetic."""
+    autocast: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the trained nets' arithmetic; float16 on a GPU only, its loss scaled."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the trained nets, which takes minutes at the start."""
     checkpoint_every: Positive = 500
     keep_checkpoints: Positive = 2
     log_every: Positive = 20
-    cache_gigabytes: Annotated[float, Field(ge=0)] = 4.0
+    sheet_every: Annotated[int, Field(ge=0)] = 500
+    """Steps between contact sheets of fixed samples; 0 for none."""
+    sheet_steps: Annotated[int, Field(ge=1, le=100)] = 4
+    """Sampling steps of the pictures on a contact sheet."""
+    tensorboard: bool = True
+    """Write scalars and sheets for TensorBoard, where it is installed."""
+    most_bad_steps: Positive = 20
+    """Steps in a row without a finite loss and gradient that end the run."""
+    cache_gigabytes: Weight = 4.0
     """Memory for decoded pictures; beyond it files are decoded again."""
+    readers: Positive = 1
+    """Threads that prepare batches."""
     image_side: Annotated[int, Field(ge=64)] = 384
     """Pictures are reduced to this short side when they are read."""
 
@@ -49,26 +108,32 @@ class AutoencoderTraining(TrainSettings):
     """Stage `autoencoder`: reconstruct photos and paintings through the latent."""
 
     stage: Literal["autoencoder"] = "autoencoder"
-    crop: Annotated[int, Field(ge=32, multiple_of=32)] = 96
+    crop: Side = 96
     learning_rate: Annotated[float, Field(gt=0)] = 1.2e-3
-    losses: dict[str, Annotated[float, Field(ge=0)]] = {"l1": 1.0, "detail": 0.5, "energy": 0.2, "perceptual": 0.1}
+    losses: dict[Literal["l1", "detail", "energy", "perceptual"], Weight] = {
+        "l1": 1.0, "detail": 0.5, "energy": 0.2, "perceptual": 0.1
+    }  # fmt: skip
     perceptual_from: Share = 0.3
     """Share of the steps after which the perceptual term begins (it is the slow one)."""
-    latent_noise: Annotated[float, Field(ge=0)] = 0.1
+    latent_noise: Weight = 0.1
     """Largest standard deviation of noise added to latents before decoding."""
     freeze_encoder: bool = False
     """Train the decoder alone, so that nets trained on the latents stay valid."""
-    model: dict = {}
-    """Configuration of `ResidualAutoencoder`, where it differs from its defaults."""
+    autoencoder: dict[str, Any] = {}
+    """Configuration of `ResidualAutoencoder`, where it differs from that of the model."""
 
 
 class ImageTraining(TrainSettings):
     """Stage `image`: the latent diffusion model that takes content and style as conditions."""
 
     stage: Literal["image"] = "image"
-    losses: dict[str, Annotated[float, Field(ge=0)]] = {"style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0}
+    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent"], Weight] = {
+        "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
+    }  # fmt: skip
     style_layers: dict[str, float] = {"relu1_2": 3.0, "relu2_2": 2.0, "relu3_3": 1.0, "relu4_3": 0.3}
     gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0}
+    distribution_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 0.3}
+    """Layers whose whole distribution is compared; each must be one of `style_layers`."""
     content_layers: dict[str, float] = {"relu3_3": 0.5, "relu4_1": 1.0}
     style_side: Annotated[int, Field(ge=64)] = 256
     """Short side at which style pictures are encoded, in training and afterwards."""
@@ -76,11 +141,9 @@ class ImageTraining(TrainSettings):
     drop_content: Share = 0.03
     self_pairs: Share = 0.12
     """Share of samples whose content is the style picture itself."""
-    style_scale: tuple[float, float] = (0.0, 2.0)
+    style_scale: Annotated[tuple[float, float], AfterValidator(_rising)] = (0.0, 2.0)
     """Range of the style scale given to the net; 1 is drawn for half of the samples."""
-    grid_steps: Annotated[int, Field(ge=1, le=8)] = 4
     later_steps: Share = 0.25
     """Share of batches at later steps of the sampling grid, from the net's own first estimate."""
-    unet: dict = {}
-    """Configuration of the U-Net, where it differs from the model's preset."""
-    content_channels: Positive = 24
+    unet: dict[str, Any] = {}
+    """Configuration of the U-Net, where it differs from that of the model."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,30 +17,43 @@ from torch import Tensor, nn
 from hicast.errors import ModelError, OutputError
 
 
-def save_checkpoint(folder: Path, step: int, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer,
-                    ema: Mapping[str, Tensor], state: Mapping[str, object], keep: int) -> Path:
-    """Write `folder/step-N` with the modules, the optimizer, the averages and `state`; keep the newest `keep`.
+@dataclass(frozen=True)
+class Training:
+    """What a checkpoint holds in tensors: modules by name, their optimizer, averages by name of the weight."""
 
-    The folder appears under its final name only when it is whole. Raises OutputError when it cannot be written.
+    modules: Mapping[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    ema: Mapping[str, Tensor]
+
+
+def save_checkpoint(folder: Path, step: int, training: Training, state: Mapping[str, Any], keep: int) -> Path:
+    """Write `folder/step-N` with `training` and `state`; keep the newest `keep` checkpoints up to it.
+
+    Later ones are of a run that was begun anew, and are deleted too. The folder appears under its final name only when it is whole. Raises OutputError when it cannot be written.
     """
     target = folder / f"step-{step:08d}"
     draft = folder / f".{target.name}.part"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for leftover in folder.glob(".step-*.part"):
+            shutil.rmtree(leftover)
         draft.mkdir(parents=True)
-        for name, module in modules.items():
+        for name, module in training.modules.items():
             save_file(_packed(module.state_dict()), draft / f"{name}.safetensors")
-        tensors, layout = _flatten_optimizer(optimizer)
-        save_file(tensors, draft / "optimizer.safetensors")
-        save_file(_packed(ema), draft / "ema.safetensors")
-        (draft / "state.json").write_text(json.dumps({"step": step, "optimizer": layout, **state}, indent=1))
+        save_file(_flatten_optimizer(training.optimizer), draft / "optimizer.safetensors")
+        save_file(_packed(training.ema), draft / "ema.safetensors")
+        (draft / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise OutputError(f"cannot write the checkpoint {target}: {error}; earlier checkpoints are untouched") from error
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        raise OutputError(
+            f"checkpoint {target}: expected to be able to write it, found: {error}; make room, then give the same command: "
+            "earlier checkpoints are whole"
+        ) from error
+    kept = list_checkpoints(folder)
+    at = kept.index(target) + 1
+    for other in (*kept[:at][:-keep], *kept[at:]):
+        shutil.rmtree(other, ignore_errors=True)
     return target
 
 
@@ -47,44 +62,53 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
-def load_checkpoint(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer,
-                    ema: dict[str, Tensor]) -> dict:
-    """Restore modules, optimizer and averages in place and return the saved state (with `step`).
+def read_state(path: Path) -> dict[str, Any]:
+    """The `state` of a checkpoint, with `step`; raises ModelError where it is damaged."""
+    try:
+        return json.loads((path / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _unusable(path, error) from error
+
+
+def load_checkpoint(path: Path, training: Training) -> None:
+    """Restore modules, optimizer and averages in place.
 
     Raises ModelError when the checkpoint does not belong to these modules or is damaged.
     """
     try:
-        state = json.loads((path / "state.json").read_text())
-        for name, module in modules.items():
+        for name, module in training.modules.items():
             module.load_state_dict(load_file(path / f"{name}.safetensors"))
-        _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
+        _restore_optimizer(training.optimizer, load_file(path / "optimizer.safetensors"))
         averages = load_file(path / "ema.safetensors")
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        raise ModelError(f"cannot resume from {path}: {str(error).splitlines()[0]}; use another --output") from error
-    if averages.keys() != ema.keys():
-        raise ModelError(f"cannot resume from {path}: it averages other weights; use another --output")
+        raise _unusable(path, error) from error
+    if averages.keys() != training.ema.keys():
+        raise ModelError(f"cannot resume from {path}: it averages other weights; use another --output or --no-resume")
     for name, value in averages.items():
-        ema[name].copy_(value)
-    return state
+        training.ema[name].copy_(value)
+
+
+def _unusable(path: Path, error: Exception) -> ModelError:
+    reason = str(error).splitlines()[0]
+    return ModelError(f"cannot resume from {path}: {reason}; delete it, use another --output or --no-resume")
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().contiguous() for name, value in tensors.items()}
 
 
-def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list]:
-    state = optimizer.state_dict()
-    tensors = {
+def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
         f"{index}.{name}": torch.as_tensor(value).detach().contiguous()
-        for index, values in state["state"].items()
+        for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
-    return tensors, state["param_groups"]
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], layout: list) -> None:
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the stored moments back; rates and other options are those of the settings."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": layout})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,9 +1,11 @@
-"""Pictures for training: folders read recursively, kept in memory, cropped by a generator of the sample's own."""
+"""Pictures for training: kept in memory, cropped by a generator of the sample's own, prepared ahead of time."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from hicast.errors import InputError
-from hicast.io.files import find_images
 from hicast.io.images import load_picture
+from hicast.training.sources import PICTURES, OnNote, Source, list_sources
 
 Batch = TypeVar("Batch")
 
@@ -28,24 +30,27 @@ def sample_generator(seed: int, index: int) -> np.random.Generator:
 
 
 class PicturePool:
-    """Pictures of several folders, decoded on first use and kept in memory up to a limit."""
+    """Pictures of several folders and tar shards, decoded on first use and kept in memory up to a limit."""
 
-    def __init__(self, folders: Sequence[Path], short_side: int, cache_bytes: int) -> None:
-        """List the pictures below `folders`; they are reduced to `short_side` pixels when read.
+    def __init__(self, places: Sequence[Path], short_side: int, cache_bytes: int, on_note: OnNote | None = None) -> None:
+        """List the pictures of `places`; they are reduced to `short_side` pixels when read.
 
-        Raises InputError when a folder is missing or holds no picture.
+        Each file that cannot be used is told to `on_note` once and kept in `skipped` with the reason. Raises InputError
+        when a place is missing or holds no picture.
         """
-        self.files = [file for folder in folders for file in list_folder(folder)]
+        self.files = list_sources(places, PICTURES, on_note)
         self.short_side = short_side
-        self.skipped: dict[Path, str] = {}
+        self.skipped: dict[Source, str] = {}
+        self._on_note = on_note
         self._room = cache_bytes
         self._cache: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Picture `index` as uint8 (height, width, 3); a broken file is noted once and its neighbour served."""
+        """Picture `index` as uint8 (height, width, 3); in place of a file that cannot be used its neighbour."""
         for offset in range(len(self.files)):
             at = (index + offset) % len(self.files)
             if at in self._cache:
@@ -55,33 +60,39 @@ class PicturePool:
             try:
                 pixels = self._read(self.files[at])
             except InputError as error:
-                self.skipped[self.files[at]] = str(error)
+                self._skip(self.files[at], str(error))
                 continue
-            if pixels.nbytes <= self._room:
-                self._room -= pixels.nbytes
-                self._cache[at] = pixels
+            self._keep(at, pixels)
             return pixels
-        raise InputError(f"expected training pictures, found only unreadable files, such as {self.files[0]}")
+        raise InputError(f"expected training pictures, found only files that cannot be used, such as {self.files[0].name}")
 
-    def _read(self, file: Path) -> np.ndarray:
-        picture = Image.fromarray(load_picture(file, max_megapixels=1000).pixels)
+    def _read(self, source: Source) -> np.ndarray:
+        try:
+            picture = Image.fromarray(load_picture(BytesIO(source.read()), max_megapixels=1000).pixels)
+        except InputError as error:
+            raise InputError(str(error).replace("standard input", source.name, 1)) from error
         if min(picture.size) < SMALLEST_SIDE:
-            raise InputError(f"{file}: expected sides of at least {SMALLEST_SIDE} pixels, found {min(picture.size)}")
+            raise InputError(f"{source.name}: expected sides of at least {SMALLEST_SIDE} pixels, found {min(picture.size)}")
         scale = self.short_side / min(picture.size)
         if scale < 1:
             size = tuple(max(16, round(side * scale)) for side in picture.size)
             picture = picture.resize(size, Image.Resampling.LANCZOS)
         return np.asarray(picture)
 
+    def _skip(self, source: Source, reason: str) -> None:
+        with self._lock:
+            if source in self.skipped:
+                return
+            self.skipped[source] = reason
+            count = len(self.skipped)
+        if self._on_note:
+            self._on_note(f"skipped {count} of {len(self.files)} pictures: {reason}")
 
-def list_folder(folder: Path) -> list[Path]:
-    """Pictures below `folder`, sorted; InputError when there are none."""
-    if not folder.is_dir():
-        raise InputError(f"expected a folder of training pictures, found nothing at {folder}: check the path")
-    files = find_images(folder)
-    if not files:
-        raise InputError(f"expected jpg, png or webp pictures below {folder}, found none")
-    return files
+    def _keep(self, at: int, pixels: np.ndarray) -> None:
+        with self._lock:
+            if at not in self._cache and pixels.nbytes <= self._room:
+                self._room -= pixels.nbytes
+                self._cache[at] = pixels
 
 
 def random_crop(pixels: np.ndarray, side: int, zoom: tuple[float, float], random: np.random.Generator) -> np.ndarray:
@@ -97,17 +108,37 @@ def random_crop(pixels: np.ndarray, side: int, zoom: tuple[float, float], random
     return crop[:, ::-1] if random.random() < 0.5 else crop
 
 
+def center_crop(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The largest square in the middle of `pixels` (height, width, 3), resized to `side`."""
+    extent = min(pixels.shape[:2])
+    top, left = ((length - extent) // 2 for length in pixels.shape[:2])
+    square = Image.fromarray(pixels[top : top + extent, left : left + extent])
+    return np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """`wanted` indices, fewer where there are not so many, spread over `count`: the fixed samples of contact sheets."""
+    wanted = min(count, wanted)
+    return [i * count // wanted for i in range(wanted)]
+
+
 def to_batch(crops: Sequence[np.ndarray]) -> Tensor:
     """Stack uint8 (height, width, 3) crops into float32 (batch, 3, height, width) in [-1, 1], channels last."""
     stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
     return stacked.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def prefetched(make: Callable[[int], Batch], first: int, last: int, ahead: int = 2) -> Iterator[Batch]:
-    """Yield `make(step)` for steps `first` to `last - 1`, computed in order on a background thread."""
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        pending = [worker.submit(make, step) for step in range(first, min(first + ahead, last))]
-        for step in range(first, last):
-            if step + ahead < last:
-                pending.append(worker.submit(make, step + ahead))
-            yield pending.pop(0).result()
+def prefetched(make: Callable[[int], Batch], first: int, last: int, workers: int = 1) -> Iterator[Batch]:
+    """Yield `make(step)` for steps `first` to `last - 1` in order, computed ahead on background threads."""
+    ahead = workers + 1
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        pending = [pool.submit(make, step) for step in range(first, min(first + ahead, last))]
+        try:
+            for step in range(first, last):
+                batch = pending.pop(0).result()
+                if step + ahead < last:
+                    pending.append(pool.submit(make, step + ahead))
+                yield batch
+        finally:
+            for future in pending:
+                future.cancel()

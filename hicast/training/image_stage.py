@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from hicast.config.train import ImageTraining
-from hicast.diffusion.sampling import make_scheduler
+from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.style import StyleCode
+from hicast.io.images import to_pixels
+from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place
 from hicast.losses.color import color_distance, color_quantiles
-from hicast.losses.perceptual import content_distance, gram_distance, lattice_energy, style_distance
+from hicast.losses.perceptual import (
+    content_distance,
+    distribution_distance,
+    gram_distance,
+    lattice_energy,
+    repetition,
+    style_distance,
+)
 from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
-from hicast.training.data import PicturePool, prefetched, random_crop, sample_generator, to_batch
+from hicast.training.data import PicturePool, center_crop, evenly, random_crop, sample_generator, to_batch
+from hicast.training.sources import OnNote
 from hicast.training.style_library import load_or_measure
+
+
+SHEET_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -53,15 +68,16 @@ class ImageStage:
 
     def __init__(self, settings: ImageTraining, content: Sequence[Path], style: Sequence[Path],
                  pipeline: HiCastPipeline, cache: Path, *, fit_style: bool = True, device: torch.device | str = "cpu",
-                 on_measure: Callable[[int, int], None] | None = None) -> None:
+                 on_measure: Callable[[int, int], None] | None = None, on_note: OnNote | None = None) -> None:
         """Train the net of `pipeline`, whose other parts are frozen; measured paintings are kept in the file `cache`.
 
         `fit_style` sets the style encoder's normalisation from the paintings (for a fresh model only).
         """
         self.pipeline = pipeline
         self.settings, self.device = settings, torch.device(device)
-        self.photos = PicturePool(content, settings.image_side, int(settings.cache_gigabytes * 2**30))
-        self.paintings = PicturePool(style, settings.image_side, int(settings.cache_gigabytes * 2**30))
+        room = int(settings.cache_gigabytes * 2**30)
+        self.photos = PicturePool(content, settings.image_side, room, on_note)
+        self.paintings = PicturePool(style, settings.image_side, room, on_note)
         frozen = getattr(torch, settings.frozen_dtype)
         self.style_encoder = pipeline.style_encoder.requires_grad_(False).to(self.device)
         self.vgg = _frozen_copy(self.style_encoder.vgg, self.device, frozen)
@@ -71,8 +87,15 @@ class ImageStage:
         if fit_style:
             self.library.fit(self.style_encoder)
         self.scales = {name: value.to(self.device) for name, value in self.library.layer_scales().items()}
+        self.spreads = {name: value.to(self.device) for name, value in self.library.quantile_scales().items()}
         self.codec = LatentCodec(_frozen_copy(pipeline.autoencoder, self.device, frozen))
         self.model = place(pipeline.model.train().requires_grad_(True), self.device)
+        if settings.gradient_checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+            if isinstance(self.codec.autoencoder, AutoencoderKL):
+                self.codec.autoencoder.train().enable_gradient_checkpointing()
+        if settings.compile:
+            self.model.unet.compile()
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.taps = tuple(dict.fromkeys((*settings.style_layers, *settings.gram_layers, *settings.content_layers)))
 
@@ -80,9 +103,21 @@ class ImageStage:
         """The U-Net and the content projection."""
         return {"unet": self.model.unet, "content_projection": self.model.content_projection}
 
-    def batches(self, first: int, last: int) -> Iterator[ImageBatch]:
-        """Batches of content crops with everything drawn for them."""
-        return prefetched(self._batch, first, last)
+    def batch(self, step: int, rows: range) -> ImageBatch:
+        """The part `rows` of the batch of `step`: content crops with everything drawn for them."""
+        settings = self.settings
+        drawn = [self._sample(step * settings.batch_size + row) for row in rows]
+        crops, paintings, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        side = settings.crop // self.codec.factor
+        channels = self.model.unet.config.out_channels
+        noise = torch.randn(settings.batch_size, channels, side, side, generator=generator)[rows.start : rows.stop]
+        last = self.scheduler.config.num_train_timesteps - 1
+        random = sample_generator(settings.seed, 2**41 + step)
+        later = random.random() < settings.later_steps
+        timestep = int(random.integers(last // 10, last)) if later else last
+        return ImageBatch(to_batch(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
+                          torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), noise, timestep)
 
     def step(self, batch: ImageBatch, step: int) -> LossTerms:
         """Loss terms of one batch; see the class."""
@@ -97,7 +132,7 @@ class ImageStage:
 
     def conditions(self, batch: ImageBatch, clean: Tensor) -> Conditions:
         """What the net is told, dropped parts replaced by their null forms."""
-        code = self._style_code(batch)
+        code = self._style_code(batch.style, batch.keep_style)
         conditions = Conditions.of(clean, code, style_scale=batch.style_scale.to(self.device))
         keep = batch.keep_content.to(self.device)[:, None, None, None]
         return Conditions(
@@ -110,26 +145,47 @@ class ImageStage:
             keep_style=batch.keep_style.to(self.device),
         )
 
+    @torch.no_grad()
+    def preview(self) -> np.ndarray:
+        """Rows of photo, painting and result, all sampled from noise of the same seed."""
+        settings = self.settings
+        photos = [center_crop(self.photos[at], settings.crop) for at in evenly(len(self.photos), SHEET_ROWS)]
+        chosen = [evenly(len(self.paintings), len(photos))[row % len(self.paintings)] for row in range(len(photos))]
+        clean = self.codec.encode(to_batch(photos).to(self.device)).float()
+        code = self._style_code(torch.tensor(chosen), torch.ones(len(chosen), dtype=torch.bool))
+        conditions = Conditions.of(clean, code, style_scale=1.0)
+        noise = draw_noise(clean.shape, settings.seed, self.device)
+        result = sample(lambda latents, at: self._predict(latents, at, conditions), noise, self.scheduler, settings.sheet_steps,
+                        torch.Generator().manual_seed(settings.seed))
+        images = self.codec.decode(result).float().cpu()
+        rows = [[photo, self.paintings[at], to_pixels(image[None])] for photo, at, image in zip(photos, chosen, images, strict=True)]
+        return contact_sheet(rows, [str(at) for at in range(1, len(rows) + 1)], ("content", "style", "result"), settings.crop)
+
     def save(self, folder: Path) -> None:
         """Write the whole model, so that `--model FOLDER` takes it at once."""
         self.pipeline.save_pretrained(folder)
 
-    def _style_code(self, batch: ImageBatch) -> StyleCode:
-        encoder, rows = self.style_encoder, batch.style
-        keep = batch.keep_style.to(self.device)
-        return encoder.normalized(self.library.vectors[rows].to(self.device),
-                                  self.library.tokens[rows].float().to(self.device), keep)
+    def _style_code(self, rows: Tensor, keep: Tensor) -> StyleCode:
+        """The code of the paintings `rows` of the library, null where `keep` is False."""
+        vectors, tokens = self.library.vectors[rows].to(self.device), self.library.tokens[rows].float().to(self.device)
+        return self.style_encoder.normalized(vectors, tokens, keep.to(self.device))
 
     def _estimate(self, batch: ImageBatch, conditions: Conditions) -> Tensor:
         """Predicted clean latent, from noise or, at a later timestep, from the net's own first estimate."""
         noise = batch.noise.to(self.device)
         if batch.timestep >= self.scheduler.config.num_train_timesteps - 1:
-            return self.model(noise, batch.timestep, conditions)
+            return self._predict(noise, batch.timestep, conditions)
         with torch.no_grad():
-            first = self.model(noise, self.scheduler.config.num_train_timesteps - 1, conditions)
+            first = self._predict(noise, self.scheduler.config.num_train_timesteps - 1, conditions)
         timestep = torch.full((len(noise),), batch.timestep, device=self.device)
         noisy = self.scheduler.add_noise(first, noise, timestep)
-        return self.model(noisy, batch.timestep, conditions)
+        return self._predict(noisy, batch.timestep, conditions)
+
+    def _predict(self, latents: Tensor, timestep: Tensor | int, conditions: Conditions) -> Tensor:
+        """The net in the precision that the settings want."""
+        dtype = getattr(torch, self.settings.autocast)
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self.model(latents, timestep, conditions)
 
     def _terms(self, batch: ImageBatch, clean: Tensor, estimate: Tensor, decoded: Tensor,
                content_features: dict[str, Tensor]) -> LossTerms:
@@ -145,6 +201,10 @@ class ImageStage:
             target = {name: self.library.layers[name][rows].to(self.device) for name in settings.style_layers}
             ours = {name: features[name] for name in settings.style_layers}
             terms["style"] = (styled * style_distance(ours, target, self.scales, settings.style_layers)).mean()
+        if wanted.get("distribution"):
+            layers = settings.distribution_layers
+            target = {name: self.library.quantiles[name][rows].to(self.device) for name in layers}
+            terms["distribution"] = (styled * distribution_distance(features, target, self.spreads, layers)).mean()
         if wanted.get("gram"):
             target = {name: self.library.grams[name][rows].float().to(self.device) for name in settings.gram_layers}
             terms["gram"] = (styled * gram_distance(features, target, settings.gram_layers)).mean()
@@ -155,25 +215,11 @@ class ImageStage:
             terms["content"] = (held * content_distance(features, content_features, settings.content_layers)).mean()
         if wanted.get("lattice"):
             terms["lattice"] = lattice_energy(decoded).mean()
+        if wanted.get("repetition"):
+            terms["repetition"] = repetition(decoded, batch.content.to(self.device)).mean()
         if wanted.get("latent"):
             terms["latent"] = (returned * (estimate - clean).square().mean((1, 2, 3))).mean()
         return terms
-
-    def _batch(self, step: int) -> ImageBatch:
-        settings = self.settings
-        first = step * settings.batch_size
-        drawn = [self._sample(first + i) for i in range(settings.batch_size)]
-        crops, rows, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        side = settings.crop // self.codec.factor
-        channels = self.model.unet.config.out_channels
-        noise = torch.randn(settings.batch_size, channels, side, side, generator=generator)
-        last = self.scheduler.config.num_train_timesteps - 1
-        random = sample_generator(settings.seed, 2**41 + step)
-        later = random.random() < settings.later_steps
-        timestep = int(random.integers(last // 10, last)) if later else last
-        return ImageBatch(to_batch(crops), torch.tensor(rows), torch.tensor(scales, dtype=torch.float32),
-                          torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), noise, timestep)
 
     def _sample(self, index: int) -> tuple:
         """Crop, painting, style scale and the three flags of the sample with this global index."""

@@ -1,91 +1,109 @@
-"""From a training request to a stage that can run: which parts are fresh, which come from an earlier result."""
+"""The stages that can be trained, by name, and how each is opened: its data listed, its parts fresh or loaded.
+
+Nothing heavy is loaded before a stage is opened, so that a command can be checked without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from hicast.config.model import ModelConfig
-from hicast.config.presets import load_preset
-from hicast.config.problems import validate
 from hicast.config.train import AutoencoderTraining, ImageTraining, TrainSettings
-from hicast.encoders.autoencoder import ResidualAutoencoder
-from hicast.encoders.style import StyleEncoder
-from hicast.errors import ModelError, UsageError
-from hicast.io.weights import load_module, resolve_model
-from hicast.models.build import build_model
-from hicast.models.hicast_model import HiCastModel
-from hicast.pipeline import HiCastPipeline
-from hicast.training.autoencoder_stage import AutoencoderStage
-from hicast.training.image_stage import ImageStage
-from hicast.training.loop import Stage
+from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 
-SETTINGS = {"autoencoder": AutoencoderTraining, "image": ImageTraining}
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from hicast.training.stage import Stage
 
 
 @dataclass(frozen=True)
-class TrainRequest:
-    """What a run works on: folders of pictures, the earlier result it starts from, where its own goes.
+class Opening:
+    """Where a stage is opened: device, folder of the run, and whom to tell of measuring and of files left out."""
 
-    `model` is a name of `presets/models`; `start` a model folder, a shipped model's name or None for fresh weights.
-    """
-
-    content: Sequence[Path]
-    style: Sequence[Path]
+    device: torch.device
     output: Path
-    model: str = "compact"
-    start: str | None = None
-    device: str = "cpu"
+    on_measure: Callable[[int, int], None] | None = None
+    on_note: OnNote | None = None
 
 
-def open_stage(settings: TrainSettings, request: TrainRequest,
-               on_measure: Callable[[int, int], None] | None = None) -> Stage:
-    """The stage of `settings`, its data listed and its models loaded.
+@dataclass(frozen=True)
+class StageKind:
+    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value."""
 
-    Raises InputError for folders without pictures, UsageError or ModelError for a start that does not fit.
-    """
-    config = validate(load_preset(request.model, "models"), ModelConfig, f"model {request.model}")
-    start = resolve_model(request.start) if request.start else None
-    if isinstance(settings, AutoencoderTraining):
-        return _autoencoder_stage(settings, request, start)
-    if isinstance(settings, ImageTraining):
-        return _image_stage(settings, request, config, start, on_measure)
-    raise UsageError(f"stage: expected one of {', '.join(SETTINGS)}, found {type(settings).__name__}")
+    settings: type[TrainSettings]
+    open: Callable[[TrainSettings, Opening], Stage]
+    reads: tuple[str, ...]
+    needs: tuple[str, ...]
 
 
-def _autoencoder_stage(settings: AutoencoderTraining, request: TrainRequest, start: Path | None) -> AutoencoderStage:
-    earlier = _load_autoencoder(start) if start else None
-    if earlier is not None and settings.model:
-        raise UsageError("model: expected no shape for an autoencoder that starts from an earlier one; leave it out")
-    vgg = _shipped_style_encoder(request.model).vgg
-    return AutoencoderStage(settings, [*request.content, *request.style], vgg, request.device, earlier)
+def check_data(settings: TrainSettings, kind: StageKind) -> None:
+    """List all data that the stage reads; raises InputError for a place that is missing or holds none of it."""
+    for key in kind.reads:
+        list_sources(getattr(settings, key), CLIPS if key == "video" else PICTURES)
 
 
-def _image_stage(settings: ImageTraining, request: TrainRequest, config: ModelConfig, start: Path | None,
-                 on_measure: Callable[[int, int], None] | None) -> ImageStage:
-    parts = start or resolve_model(request.model)
-    fresh = start is None or not (start / "unet").is_dir()
-    model = build_model(config, settings.seed) if fresh else HiCastModel.from_pretrained(start)
+def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
+    from hicast.config.layers import merge
+    from hicast.training import start
+    from hicast.training.autoencoder_stage import AutoencoderStage
+
+    shape = merge(start.model_config(settings.model).autoencoder, settings.autoencoder)
+    folder = start.start_folder(settings.start, "autoencoder", ("autoencoder", "image"))
+    earlier = start.load_autoencoder(folder, shape, f"model {settings.model} says") if folder else None
+    settings = settings.model_copy(update={"autoencoder": shape})
+    vgg = start.shipped_style_encoder().vgg
+    return AutoencoderStage(settings, [*settings.content, *settings.style], vgg, opening.device, earlier, opening.on_note)
+
+
+def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
+    from hicast.encoders.style import StyleEncoder
+    from hicast.io.weights import load_module
+    from hicast.models.build import build_model
+    from hicast.models.hicast_model import HiCastModel
+    from hicast.pipeline import HiCastPipeline
+    from hicast.training import start
+    from hicast.training.image_stage import ImageStage
+
+    config = start.merged_unet(start.model_config(settings.model), settings.unet)
+    folder = start.start_folder(settings.start, "image", ("autoencoder", "image"))
+    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
+    fresh = folder is None or not (folder / "unet").is_dir()
     if fresh:
+        model = build_model(config, settings.seed)
         style_encoder = StyleEncoder(**config.style_encoder)
-        style_encoder.vgg.load_state_dict(_shipped_style_encoder(request.model).vgg.state_dict())
+        style_encoder.vgg.load_state_dict(start.shipped_style_encoder().vgg.state_dict())
     else:
-        style_encoder = load_module(lambda stored: StyleEncoder(**stored), start / "style_encoder")
-    pipeline = HiCastPipeline(model, _load_autoencoder(parts), style_encoder, config.scheduler,
-                              index={"defaults": config.defaults})
-    cache = request.output / "cache" / "styles.safetensors"
-    return ImageStage(settings, request.content, request.style, pipeline, cache, fit_style=fresh,
-                      device=torch.device(request.device), on_measure=on_measure)
+        start.check_shape(folder / "unet", config.unet, f"model {settings.model} says")
+        start.check_shape(folder / "content_projection", config.content_projection, f"model {settings.model} says")
+        model = HiCastModel.from_pretrained(folder)
+        style_encoder = load_module(lambda stored: StyleEncoder(**stored), folder / "style_encoder")
+    pipeline = HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
+    cache = opening.output / "cache" / "styles.safetensors"
+    return ImageStage(settings, settings.content, settings.style, pipeline, cache, fit_style=fresh, device=opening.device,
+                      on_measure=opening.on_measure, on_note=opening.on_note)
 
 
-def _load_autoencoder(folder: Path) -> ResidualAutoencoder:
-    if not (folder / "vae").is_dir():
-        raise ModelError(f"--from {folder}: expected the result of an autoencoder or image stage, found no folder vae in it")
-    return load_module(lambda config: ResidualAutoencoder(**config), folder / "vae")
+def _image_autoencoder(settings: ImageTraining, opening: Opening, folder: Path | None, channels: int) -> nn.Module:
+    """That of `--from`, else that of the model; for a model that has none, principal components of the pictures."""
+    from hicast.io.weights import SHIPPED_MODELS
+    from hicast.training import start
+
+    if folder is None and (settings.model in SHIPPED_MODELS or Path(settings.model).is_dir()):
+        folder = start.start_folder(settings.model, "image", ("autoencoder", "image"))
+    if folder:
+        return start.load_autoencoder(folder, {"latent_channels": channels}, f"the U-Net of model {settings.model} needs")
+    from hicast.training.autoencoder_stage import fitted_autoencoder
+    from hicast.training.data import PicturePool
+
+    pool = PicturePool([*settings.content, *settings.style], settings.image_side, int(settings.cache_gigabytes * 2**30))
+    return fitted_autoencoder(start.model_config(settings.model).autoencoder, pool, settings.seed)
 
 
-def _shipped_style_encoder(model: str) -> StyleEncoder:
-    return load_module(lambda config: StyleEncoder(**config), resolve_model(model) / "style_encoder")
+STAGES = {
+    "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output")),
+    "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output")),
+}

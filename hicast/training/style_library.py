@@ -11,23 +11,26 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hicast.encoders.style import StyleEncoder, pooled_tokens, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
+from hicast.errors import InputError
+from hicast.io.weights import save_safetensors
 from hicast.losses.color import color_quantiles
-from hicast.losses.perceptual import gram, layer_statistics
+from hicast.losses.perceptual import feature_quantiles, gram, layer_statistics
 from hicast.training.data import PicturePool, to_batch
+from hicast.training.sources import Source
 
-FORMAT = 1
+FORMAT = 2
 
 
 class StyleLibrary:
     """Measurements of the paintings of a pool, one row each.
 
     `vectors` (count, 2944) and `tokens` (count, grid * grid, 768) are raw, not normalised; `colors` (count, 6, 64);
-    `grams[layer]` (count, channels, channels); `layers[layer]` (count, 2 * channels) standard deviation and mean.
+    `grams[layer]` (count, channels, channels); `layers[layer]` (count, 2 * channels) standard deviation and mean;
+    `quantiles[layer]` (count, directions, quantiles).
     """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
@@ -35,18 +38,28 @@ class StyleLibrary:
         self.vectors, self.tokens, self.colors = tensors["vectors"], tensors["tokens"], tensors["colors"]
         self.grams = {key[5:]: value for key, value in tensors.items() if key.startswith("gram.")}
         self.layers = {key[6:]: value for key, value in tensors.items() if key.startswith("layer.")}
+        self.quantiles = {key[9:]: value for key, value in tensors.items() if key.startswith("quantile.")}
 
     def layer_scales(self) -> dict[str, Tensor]:
         """Per layer the variance of its statistics over the paintings, averaged: the unit of `style_distance`."""
-        return {name: value.var(0).mean() for name, value in self.layers.items()}
+        return {name: _spread(value).mean() for name, value in self.layers.items()}
+
+    def quantile_scales(self) -> dict[str, Tensor]:
+        """Per layer the mean variance of its quantiles over the paintings: the unit of `distribution_distance`."""
+        return {name: _spread(value).mean() for name, value in self.quantiles.items()}
 
     def fit(self, encoder: StyleEncoder) -> None:
         """Set the encoder's normalisation to the mean and standard deviation over the paintings."""
         encoder.mean.copy_(self.vectors.mean(0))
-        encoder.std.copy_(self.vectors.std(0).clamp_min(1e-4))
+        encoder.std.copy_(_spread(self.vectors).sqrt().clamp_min(1e-4))
         flat = self.tokens.float().flatten(0, 1)
         encoder.token_mean.copy_(flat.mean(0))
         encoder.token_std.copy_(flat.std(0).clamp_min(1e-4))
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Variance over the rows of `values`; of a single row, which has none, its squares."""
+    return values.var(0) if len(values) > 1 else values[0].square()
 
 
 def style_picture(pixels: np.ndarray, side: int) -> Tensor:
@@ -72,6 +85,7 @@ def measure(pool: PicturePool, vgg: Vgg16, side: int, grid: int, gram_layers: Se
         }
         row |= {f"gram.{name}": gram(features[name]).bfloat16() for name in gram_layers}
         row |= {f"layer.{name}": layer_statistics(features[name]) for name in style_layers}
+        row |= {f"quantile.{name}": feature_quantiles(features[name]) for name in style_layers}
         for name, value in row.items():
             rows.setdefault(name, []).append(value.cpu())
         if on_progress:
@@ -93,10 +107,7 @@ def load_or_measure(cache: Path, pool: PicturePool, vgg: Vgg16, side: int, grid:
     except (OSError, SafetensorError):
         pass
     tensors = measure(pool, vgg, side, grid, gram_layers, style_layers, on_progress)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    draft = cache.with_suffix(".part")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, draft, metadata={"key": key})
-    draft.replace(cache)
+    save_safetensors(tensors, cache, {"key": key})
     return StyleLibrary(tensors)
 
 
@@ -105,5 +116,12 @@ def _key(pool: PicturePool, vgg: Vgg16, settings: list) -> str:
     for parameter in vgg.parameters():
         digest.update(parameter.detach().flatten()[:64].double().cpu().numpy().tobytes())
     for file in pool.files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(_content_hash(file))
     return digest.hexdigest()
+
+
+def _content_hash(file: Source) -> bytes:
+    try:
+        return hashlib.sha256(file.read()).digest()
+    except InputError:
+        return b"unreadable"

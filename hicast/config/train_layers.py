@@ -1,0 +1,110 @@
+"""The settings of a training run from all places that may hold them: presets, `hicast.yaml`, words and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hicast.config.layers import Layer, combine, command_layer, merge
+from hicast.config.presets import list_presets, load_preset
+from hicast.config.problems import name_advice
+from hicast.config.train import TrainSettings
+from hicast.errors import SettingsError, UsageError
+
+FLAGS = {"start": "--from"}
+"""Options whose name is not that of their key."""
+
+
+def resolve_training(stage: str, stages: Mapping[str, type[TrainSettings]], *, preset: str | None = None,
+                     words: Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None) -> TrainSettings:
+    """The settings of a run of `stage`: preset, `hicast.yaml`, `words` (`--set`) and `flags`, the weakest first.
+
+    A preset that `preset` does not name (the stage's own for the model, or one that `hicast.yaml` names) is weaker than
+    `hicast.yaml`. Raises SettingsError with every problem of every place, UsageError for a preset of another stage.
+    """
+    kind, words, flags = stages[stage], dict(words or {}), dict(flags or {})
+    own = _own_layer(stage, stages)
+    values = dict(own.values) if own else {}
+    named = values.pop("preset", None)
+    asked = merge(values, words, flags)
+    name = preset or named or default_preset(stage, str(asked.get("model", "compact")))
+    look = Layer(f"preset {name}", _preset_values(name, stage))
+    project = [Layer(own.origin, values)] if own else []
+    below = [*project, look] if preset else [look, *project]
+    settings = combine([*below, Layer("--set", words), Layer("command line", flags)], kind)
+    problems = contradictions(settings)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def default_preset(stage: str, model: str) -> str:
+    """The preset that a stage takes unless told otherwise: that of the model, else the compact model's."""
+    name = f"{model}-{stage}"
+    return name if name in list_presets("train") else f"compact-{stage}"
+
+
+def contradictions(settings: TrainSettings) -> list[str]:
+    """One sentence for each pair of settings that cannot both be meant."""
+    found = []
+    if settings.batch_size % settings.accumulate:
+        found.append(f"accumulate: expected a divisor of batch_size {settings.batch_size}, found {settings.accumulate}")
+    if not any(settings.losses.values()):
+        found.append("losses: expected a weight above 0, found none; raise one")
+    if settings.crop > settings.image_side:
+        found.append(f"crop: expected at most image_side {settings.image_side}, found {settings.crop}; change one of them")
+    dropped = getattr(settings, "drop_style", 0) + getattr(settings, "drop_content", 0)
+    if dropped > 1:
+        found.append(f"drop_style, drop_content: expected a sum of at most 1, found {dropped:g}; lower one")
+    if settings.autocast == "float16" and settings.device == "cpu":
+        found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
+    return found
+
+
+def require(settings: TrainSettings, keys: Iterable[str], where: str) -> None:
+    """Raise UsageError in one line where one of `keys` has no value: `where` names the command in it."""
+    missing = [key for key in keys if not getattr(settings, key)]
+    if missing:
+        options = ", ".join(FLAGS.get(key, f"--{key}") for key in missing)
+        lines = ", ".join(f"train.{key}" for key in missing)
+        raise UsageError(f"{where}: expected {options}, found none; give it, or write {lines} in hicast.yaml")
+
+
+def _preset_values(name: str, stage: str) -> dict[str, Any]:
+    values = load_preset(name, "train")
+    if values.get("stage", stage) != stage:
+        raise UsageError(f"preset {name}: expected one for the stage {stage}, found one for {values['stage']}; take another")
+    return values
+
+
+def _own_layer(stage: str, stages: Mapping[str, type[TrainSettings]]) -> Layer | None:
+    """What `hicast.yaml` says of `stage`: keys under `train`, then those under `train` and the stage's name.
+
+    Keys of other stages are left to them; SettingsError for those of none.
+    """
+    layer = command_layer("train", stages[stage])
+    if layer is None:
+        return None
+    known = {"preset"} | {_key(kind, name) for kind in stages.values() for name in kind.model_fields}
+    ours = {"preset"} | {_key(stages[stage], name) for name in stages[stage].model_fields}
+    sections = {name: layer.values[name] for name in stages if name in layer.values}
+    shared = {key: value for key, value in layer.values.items() if key not in stages}
+    problems = [
+        f"{layer.origin}: train.{key}: expected a known key, found {key}; {name_advice(key, sorted({*known, *stages}))}"
+        for key in shared
+        if key not in known
+    ]
+    problems += [
+        f"{layer.origin}: train.{name}: expected keys with values, found {section}"
+        for name, section in sections.items()
+        if not isinstance(section, Mapping)
+    ]
+    if problems:
+        raise SettingsError(problems)
+    return Layer(layer.origin, merge({key: value for key, value in shared.items() if key in ours}, sections.get(stage, {})))
+
+
+def _key(kind: type[TrainSettings], name: str) -> str:
+    """The key of a field as users write it."""
+    return kind.model_fields[name].alias or name

@@ -1,0 +1,85 @@
+"""What a run begins with: the shape of its net, and the earlier result that must fit it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hicast.config.layers import merge
+from hicast.config.model import ModelConfig
+from hicast.config.presets import list_presets, load_preset
+from hicast.config.problems import name_advice, validate
+from hicast.encoders.autoencoder import ResidualAutoencoder
+from hicast.encoders.style import StyleEncoder
+from hicast.errors import ModelError, UsageError
+from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
+from hicast.models.hicast_model import FLAGS_FILE
+from hicast.pipeline import AUTOENCODERS
+
+
+def model_config(model: str) -> ModelConfig:
+    """The shape of the net called `model`: a name of `presets/models`, or a model folder."""
+    if model in list_presets("models"):
+        return validate(load_preset(model, "models"), ModelConfig, f"model {model}")
+    folder = Path(model)
+    if not (folder / "unet").is_dir():
+        raise UsageError(f"model: expected a model folder, found {model}; {name_advice(model, list_presets('models'))}")
+    parts = {"autoencoder": "vae", "style_encoder": "style_encoder", "content_projection": "content_projection", "unet": "unet"}
+    config = {name: part_config(folder / place) for name, place in parts.items()}
+    config["content_projection"].pop("embedding_dim", None)
+    scheduler = load_json(folder / "scheduler" / "scheduler_config.json")
+    skip = bool(load_json(folder / FLAGS_FILE).get("content_skip"))
+    return validate(config | {"scheduler": scheduler, "content_skip": skip}, ModelConfig, f"model {model}")
+
+
+def part_config(folder: Path) -> dict[str, Any]:
+    """The configuration of one part of a model folder, without diffusers' own keys."""
+    return {key: value for key, value in load_json(folder / CONFIG_FILE).items() if not key.startswith("_")}
+
+
+def start_folder(start: str | None, stage: str, earlier: tuple[str, ...]) -> Path | None:
+    """The folder of `--from`, which must hold the result of one of the stages `earlier` (all hold an autoencoder).
+
+    Raises ModelError for anything else.
+    """
+    if start is None:
+        return None
+    folder = resolve_model(start)
+    if not (folder / "vae").is_dir():
+        parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise ModelError(
+            f"--from {start}: expected the result of the stage {' or '.join(earlier)} to begin the stage {stage} with, found a folder "
+            f"without vae ({', '.join(parts) or 'empty'}); an unfinished run goes on with its own command"
+        )
+    return folder
+
+
+def load_autoencoder(folder: Path, expected: Mapping[str, Any], why: str) -> nn.Module:
+    """The autoencoder in a model folder; ModelError where its configuration is not as `expected`, for the reason `why`."""
+    kind = load_json(folder / "vae" / CONFIG_FILE).get("_class_name", ResidualAutoencoder.__name__)
+    if kind not in AUTOENCODERS:
+        raise ModelError(f"--from {folder}: expected an autoencoder of {', '.join(AUTOENCODERS)}, found {kind}")
+    check_shape(folder / "vae", expected, why)
+    return load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae")
+
+
+def check_shape(folder: Path, expected: Mapping[str, Any], why: str) -> None:
+    """Raise ModelError with every key in which the part in `folder` is not as `expected`; `why` says by whom."""
+    found, wanted = part_config(folder), json.loads(json.dumps(dict(expected)))
+    differing = [f"{key} {wanted[key]} (found {found.get(key)})" for key in sorted(wanted) if found.get(key) != wanted[key]]
+    if differing:
+        raise ModelError(f"--from {folder.parent}: expected a {folder.name} with {', '.join(differing)}, as {why}; take another, or change that")
+
+
+def merged_unet(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """`config` with `changes` to its U-Net."""
+    return config.model_copy(update={"unet": merge(config.unet, changes)})
+
+
+def shipped_style_encoder() -> StyleEncoder:
+    """The style encoder of the package, for its VGG-16."""
+    return load_module(lambda config: StyleEncoder(**config), resolve_model(SHIPPED_MODELS[0]) / "style_encoder")

@@ -1,0 +1,123 @@
+"""`hicast train` from end to end on the debug presets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from hicast.cli.main import run
+from hicast.io.weights import read_metadata
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+FOLDERS = ["--content", "photos", "--style", "paintings", "--device", "cpu"]
+
+
+def _train(stage: str, output: str, *more: str) -> int:
+    words = ["train", "--stage", stage, "--preset", f"debug-{stage}", *FOLDERS, "--output", output, *more]
+    return run([*words, "--set", "crop=32", "--set", "tensorboard=false"])
+
+
+def _tensors(folder: str) -> dict[str, dict[str, bytes]]:
+    """The bytes of every tensor, by component and name."""
+    return {
+        path.parent.name: {name: value.numpy().tobytes() for name, value in load_file(path).items()}
+        for path in Path(folder).glob(f"*/{WEIGHTS}")
+    }
+
+
+@pytest.fixture
+def trained(workplace, capsys):
+    """Results of both stages after two steps each, the image stage from the autoencoder; and what was printed."""
+    assert _train("autoencoder", "ae", "--set", "steps=2") == 0
+    assert _train("image", "image", "--from", "ae", "--set", "steps=2", "--set", "sheet_every=2") == 0
+    return capsys.readouterr()
+
+
+def test_two_steps_of_each_stage_give_a_model_that_stylizes(trained, workplace, capsys):
+    assert trained.out.splitlines() == ["ae", "image"]
+    assert "left out" not in trained.err
+    assert "step 2/2" in trained.err and "\x1b" not in trained.err and "\r" not in trained.err
+    assert {path.name for path in Path("image").iterdir() if path.is_dir()} == {
+        "cache", "checkpoints", "content_projection", "scheduler", "sheets", "style_encoder", "unet", "vae"
+    }  # fmt: skip
+    about = read_metadata(Path("image/unet") / WEIGHTS)
+    assert (about["component"], about["stage"], about["base"], about["step"]) == ("unet", "image", "ae", "2")
+    assert json.loads(about["training"])["batch_size"] == 4 and about["format_version"] == "1" and about["format"] == "pt"
+    assert run(["stylize-image", "photo.jpg", "--style", "painting.jpg", "--model", "image", "--size", "64", "--steps", "1", "-o", "r.png"]) == 0
+    capsys.readouterr()
+
+    assert _train("image", "again", "--from", "image", "--set", "unet.block_out_channels=[16,16,24]") == 1
+    assert "expected a unet with block_out_channels [16, 16, 24] (found [16, 16, 16])" in capsys.readouterr().err
+    assert run(["train", "--stage", "image", *FOLDERS, "--from", "ae", "--output", "again"]) == 1
+    assert "expected a vae with latent_channels 24 (found 8), as the U-Net of model compact needs" in capsys.readouterr().err
+    assert _train("image", "again", "--from", "photos") == 1
+    assert "expected the result of the stage autoencoder or image to begin the stage image with" in capsys.readouterr().err
+    assert _train("image", "image", "--from", "ae", "--set", "steps=3", "--set", "ema=0.5") == 2
+    assert "other settings for ema, steps" in capsys.readouterr().err
+
+
+@pytest.fixture
+def calm(workplace) -> list[str]:
+    """A command of six steps that a subprocess can run: `-m hicast.cli` and its words, without the output folder."""
+    settings = ["--set", "steps=6", "--set", "checkpoint_every=2", "--set", "tensorboard=false", "--set", "sheet_every=0"]
+    return ["-m", "hicast.cli", "train", "--stage", "image", "--preset", "debug-image", *FOLDERS, *settings]
+
+
+@pytest.mark.slow
+def test_killed_command_given_again_ends_bit_identical(calm):
+    subprocess.run([sys.executable, *calm, "--output", "whole"], check=True, capture_output=True)
+    child = subprocess.Popen([sys.executable, *calm, "--output", "parts"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(Path("parts").glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    done = subprocess.run([sys.executable, *calm, "--output", "parts"], check=True, capture_output=True, text=True)
+    assert "step 6 of 6" in done.stderr
+    whole, parts = _tensors("whole"), _tensors("parts")
+    assert len(whole) == 4 and whole == parts
+
+
+@pytest.mark.slow
+def test_terminated_command_saves_and_leaves_with_143(calm):
+    child = subprocess.Popen([sys.executable, *calm, "--set", "steps=100000", "--output", "parts"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(Path("parts").glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    child.terminate()
+    assert child.wait() == 143
+    assert not list(Path("parts").glob("checkpoints/.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "image"])
+def test_two_processes_have_the_loss_curve_of_one(workplace, stage):
+    words = ["-m", "hicast.cli", "train", "--stage", stage, "--preset", f"debug-{stage}", *FOLDERS]
+    words += ["--set", "log_every=1", "--set", "sheet_every=0", "--set", "tensorboard=false"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    curves = []
+    for start, output in (([], "one"), (launch, "two")):
+        done = subprocess.run([sys.executable, *start, *words, "--output", output], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [output]
+        curves.append([json.loads(line)["loss"] for line in (Path(output) / "log.jsonl").read_text().splitlines()])
+    assert len(curves[0]) == len(curves[1]) == 20
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+    assert _tensors("one").keys() == _tensors("two").keys()
+
+
+@pytest.mark.slow
+def test_benchmark_runs_and_its_figures_fit_together(workplace, tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "training.py"
+    words = ["--preset", "debug-{stage}", "--steps", "2", "--blocks", "1", "--threads", "1", "--json", str(tmp_path / "out.json")]
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [(row["stage"], row["processes"]) for row in rows] == [("autoencoder", 1), ("autoencoder", 2), ("image", 1), ("image", 2)]
+    assert all(row["samples_per_second"] > 0 and 0 < row["share_in_nets"] < 1.2 and row["peak_bytes"] > 2**27 for row in rows)
+    assert len(done.stdout.splitlines()) == 2 + len(rows)

@@ -1,0 +1,112 @@
+"""Settings of training: their places, what is missing, what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from hicast.cli.main import run
+from hicast.config.presets import list_presets, load_preset
+from hicast.config.train import AutoencoderTraining, ImageTraining, TrainSettings
+from hicast.config.train_layers import contradictions, default_preset, require, resolve_training
+from hicast.errors import SettingsError, UsageError
+from hicast.training.run import STAGES
+
+KINDS = {name: kind.settings for name, kind in STAGES.items()}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """A working folder and a user's configuration folder that are empty."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def _resolve(stage: str = "image", **more) -> TrainSettings:
+    return resolve_training(stage, KINDS, **more)
+
+
+def test_stages_and_their_settings_agree():
+    assert all(kind.settings().stage == name for name, kind in STAGES.items())
+
+
+@pytest.mark.parametrize("name", list_presets("train"))
+def test_every_shipped_preset_can_be_used(name):
+    values = load_preset(name, "train")
+    assert values["description"].endswith(".")
+    assert not contradictions(_resolve(values["stage"], preset=name))
+
+
+def test_presets_of_the_compact_model_mean_what_they_say():
+    settings = _resolve("autoencoder")
+    assert settings.autoencoder == {"latent_channels": 24, "widths": [32, 64, 128]} and settings.model == "compact"
+    assert (settings.steps, settings.accumulate, settings.rate) == (7000, 1, "cosine")
+
+
+def test_weak_to_strong_preset_file_words_flags():
+    Path("hicast.yaml").write_text("seed: 5\ntrain: {steps: 11, batch_size: 12, crop: 64, style_side: 96}\n")
+    settings = _resolve(words={"batch_size": 10, "crop": 96}, flags={"crop": 160, "content": ["a"]})
+    assert (settings.seed, settings.steps, settings.batch_size, settings.crop, settings.style_side) == (5, 11, 10, 160, 96)
+    assert settings.content == (Path("a"),) and settings.ema == load_preset("compact-image", "train")["ema"]
+    assert _resolve(preset="debug-image").steps == load_preset("debug-image", "train")["steps"]
+
+
+def test_file_holds_folders_and_sections_of_stages():
+    Path("hicast.yaml").write_text(
+        "train:\n  content: photos\n  style: [a, b]\n  style_side: 128\n  from: runs/x\n"
+        "  image: {output: runs/image}\n  autoencoder: {output: runs/ae, latent_noise: 0.2}\n"
+    )
+    image, autoencoder = _resolve(), _resolve("autoencoder")
+    assert image.content == (Path("photos"),) and image.style == (Path("a"), Path("b")) and image.start == "runs/x"
+    assert (image.output, image.style_side) == (Path("runs/image"), 128)
+    assert (autoencoder.output, autoencoder.latent_noise) == (Path("runs/ae"), 0.2)
+
+
+def test_file_names_the_preset_and_the_model():
+    Path("hicast.yaml").write_text("model: debug\ntrain: {steps: 3}\n")
+    assert (_resolve().steps, _resolve().crop) == (3, 32)
+    assert default_preset("image", "some/folder") == "compact-image"
+
+
+def test_unknown_keys_of_the_file_come_together():
+    Path("hicast.yaml").write_text("train: {contnet: a, steps: 3, image: 4, setps: 5}\n")
+    with pytest.raises(SettingsError) as caught:
+        _resolve()
+    assert len(caught.value.problems) == 3 and "did you mean content?" in caught.value.problems[0]
+
+
+def test_problems_of_all_places_come_together():
+    with pytest.raises(SettingsError) as caught:
+        _resolve(words={"losses": {"styel": 1}, "steps": 0, "zoom": [0.9, 0.2], "learning_rat": 1}, flags={"crop": 100})
+    text = str(caught.value)
+    assert len(caught.value.problems) == 5
+    assert "did you mean style?" in text and "did you mean learning_rate?" in text
+    assert "zoom: expected the smaller number first, found 0.9 before 0.2" in text
+
+
+def test_contradictions_come_together():
+    with pytest.raises(SettingsError) as caught:
+        _resolve(words={"batch_size": 6, "accumulate": 4, "crop": 512, "drop_style": 0.8, "drop_content": 0.5})
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["accumulate", "crop", "drop_style, drop_content"]
+    assert contradictions(ImageTraining(autocast="float16", device="cpu"))
+    assert contradictions(AutoencoderTraining(losses={"l1": 0}))
+
+
+def test_preset_of_another_stage_is_refused():
+    with pytest.raises(UsageError, match="preset compact-image: expected one for the stage autoencoder, found one for image"):
+        _resolve("autoencoder", preset="compact-image")
+
+
+def test_what_is_missing_is_said_in_one_line(capsys):
+    assert run(["train", "--stage", "image", "--content", "photos"]) == 2
+    assert capsys.readouterr().err == (
+        "hicast: train --stage image: expected --style, --output, found none; give it, or write train.style, train.output in hicast.yaml\n"
+    )
+    require(ImageTraining(content=["a"]), ["content"], "here")
+
+
+def test_empty_folder_is_one_error_before_anything_is_loaded(capsys):
+    Path("photos").mkdir()
+    assert run(["train", "--stage", "autoencoder", "--content", "photos", "--output", "out"]) == 1
+    line = capsys.readouterr().err
+    assert "below photos, found none of them" in line and line.count("\n") == 1 and not Path("out").exists()
