@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from hicast.config.train import ImageTraining
 from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.style import StyleCode
+from hicast.errors import UsageError
 from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place
@@ -95,7 +96,7 @@ class ImageStage:
             if isinstance(self.codec.autoencoder, AutoencoderKL):
                 self.codec.autoencoder.train().enable_gradient_checkpointing()
         if settings.compile:
-            self.model.unet.compile()
+            _compile(self.model.unet)
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.taps = tuple(dict.fromkeys((*settings.style_layers, *settings.gram_layers, *settings.content_layers)))
 
@@ -234,6 +235,16 @@ class ImageStage:
         keep_style = dropped >= settings.drop_style
         keep_content = not settings.drop_style <= dropped < settings.drop_style + settings.drop_content
         return crop, row, scale, keep_style, keep_content, is_self
+
+
+def _compile(unet: UNet2DConditionModel) -> None:
+    """Compile `unet` in place; UsageError where torch (2.15 still) gets the gradient of its padding wrong."""
+    if unet.config.get("conv_padding_mode", "zeros") != "zeros":
+        raise UsageError(
+            f"compile: expected a U-Net that pads with zeros, found {unet.config.conv_padding_mode}, whose gradient torch cannot "
+            "compile; set compile=false"
+        )
+    unet.compile()
 
 
 def _frozen_copy(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
