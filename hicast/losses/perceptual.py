@@ -65,7 +65,7 @@ def layer_statistics(features: Tensor) -> Tensor:
     return torch.cat(channel_statistics(features), dim=1)
 
 
-def style_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, Tensor],
+def style_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, float],
                    weights: Mapping[str, float]) -> Tensor:
     """Squared error of feature statistics per sample (batch,), each layer in units of its spread over the data set.
 
@@ -113,7 +113,7 @@ def feature_quantiles(features: Tensor, directions: int = 32, count: int = 32, m
     return ordered[..., position.long()]
 
 
-def distribution_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, Tensor],
+def distribution_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, float],
                           weights: Mapping[str, float]) -> Tensor:
     """Sliced Wasserstein distance of feature distributions per sample (batch,), layers in units of their spread.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
@@ -38,8 +39,9 @@ class PicturePool:
         Each file that cannot be used is told to `on_note` once and kept in `skipped` with the reason. Raises InputError
         when a place is missing or holds no picture.
         """
+        self.places = tuple(places)
         self.files = list_sources(places, PICTURES, on_note)
-        self.short_side = short_side
+        self.short_side, self.cache_bytes = short_side, cache_bytes
         self.skipped: dict[Source, str] = {}
         self._on_note = on_note
         self._room = cache_bytes
@@ -95,17 +97,40 @@ class PicturePool:
                 self._cache[at] = pixels
 
 
-def random_crop(pixels: np.ndarray, side: int, zoom: tuple[float, float], random: np.random.Generator) -> np.ndarray:
-    """Square crop covering a random share of the short side, resized to `side`, mirrored half of the time."""
-    height, width = pixels.shape[:2]
+@dataclass(frozen=True)
+class Window:
+    """A square part of a picture in pixels, and whether it is mirrored."""
+
+    top: int
+    left: int
+    extent: int
+    mirrored: bool
+
+
+def crop_window(size: tuple[int, int], side: int, zoom: tuple[float, float], random: np.random.Generator) -> Window:
+    """A square that covers a random share in `zoom` of the short side of `size` (height, width), mirrored half of the time.
+
+    It is not smaller than `side`, unless the picture is.
+    """
+    height, width = size
     extent = min(height, width) * random.uniform(*zoom)
     extent = int(min(max(extent, side), min(height, width)))
     top = int(random.integers(0, height - extent + 1))
     left = int(random.integers(0, width - extent + 1))
-    crop = pixels[top : top + extent, left : left + extent]
-    if extent != side:
+    return Window(top, left, extent, random.random() < 0.5)
+
+
+def cut(pixels: np.ndarray, window: Window, side: int) -> np.ndarray:
+    """The part `window` of `pixels` (height, width, 3), resized to `side`."""
+    crop = pixels[window.top : window.top + window.extent, window.left : window.left + window.extent]
+    if window.extent != side:
         crop = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0))
-    return crop[:, ::-1] if random.random() < 0.5 else crop
+    return crop[:, ::-1] if window.mirrored else crop
+
+
+def random_crop(pixels: np.ndarray, side: int, zoom: tuple[float, float], random: np.random.Generator) -> np.ndarray:
+    """A random `crop_window` of `pixels` (height, width, 3), resized to `side`."""
+    return cut(pixels, crop_window(pixels.shape[:2], side, zoom, random), side)
 
 
 def center_crop(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,21 +21,14 @@ from hicast.errors import UsageError
 from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place
-from hicast.losses.color import color_distance, color_quantiles
-from hicast.losses.perceptual import (
-    content_distance,
-    distribution_distance,
-    gram_distance,
-    lattice_energy,
-    repetition,
-    style_distance,
-)
 from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.data import PicturePool, center_crop, evenly, random_crop, sample_generator, to_batch
+from hicast.training.image_terms import OF_TARGETS, TAPS, Judged, image_terms, shares
 from hicast.training.sources import OnNote
 from hicast.training.style_library import load_or_measure
+from hicast.training.targets import TargetPool
 
 
 SHEET_ROWS = 4
@@ -45,7 +39,8 @@ class ImageBatch:
     """Crops (batch, 3, crop, crop), rows of the style library, and what was drawn per sample.
 
     `style_scale` (batch,) is what the net is told; `keep_style`, `keep_content` and `is_self` (batch,) are boolean;
-    `noise` and `timestep` belong to the denoising step.
+    `noise` and `timestep` belong to the denoising step. `result` are the same crops of another
+    method's results, for self pairs the content.
     """
 
     content: Tensor
@@ -56,6 +51,7 @@ class ImageBatch:
     is_self: Tensor
     noise: Tensor
     timestep: int
+    result: Tensor | None = None
 
 
 class ImageStage:
@@ -87,8 +83,6 @@ class ImageStage:
                                        tuple(settings.gram_layers), tuple(settings.style_layers), on_measure)
         if fit_style:
             self.library.fit(self.style_encoder)
-        self.scales = {name: value.to(self.device) for name, value in self.library.layer_scales().items()}
-        self.spreads = {name: value.to(self.device) for name, value in self.library.quantile_scales().items()}
         self.codec = LatentCodec(_frozen_copy(pipeline.autoencoder, self.device, frozen))
         self.model = place(pipeline.model.train().requires_grad_(True), self.device)
         if settings.gradient_checkpointing:
@@ -98,7 +92,9 @@ class ImageStage:
         if settings.compile:
             _compile(self.model.unet)
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
-        self.taps = tuple(dict.fromkeys((*settings.style_layers, *settings.gram_layers, *settings.content_layers)))
+        self.targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
+        self.target_taps = _taps(settings, {name: TAPS[name] for name in OF_TARGETS})
+        self.taps = _taps(settings, TAPS)
 
     def trainable(self) -> dict[str, nn.Module]:
         """The U-Net and the content projection."""
@@ -108,7 +104,7 @@ class ImageStage:
         """The part `rows` of the batch of `step`: content crops with everything drawn for them."""
         settings = self.settings
         drawn = [self._sample(step * settings.batch_size + row) for row in rows]
-        crops, paintings, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
+        crops, results, paintings, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         side = settings.crop // self.codec.factor
         channels = self.model.unet.config.out_channels
@@ -118,18 +114,15 @@ class ImageStage:
         later = random.random() < settings.later_steps
         timestep = int(random.integers(last // 10, last)) if later else last
         return ImageBatch(to_batch(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
-                          torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), noise, timestep)
+                          torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), noise, timestep,
+                          to_batch(results) if self.targets else None)
 
     def step(self, batch: ImageBatch, step: int) -> LossTerms:
         """Loss terms of one batch; see the class."""
-        image = batch.content.to(self.device, memory_format=torch.channels_last)
         with torch.no_grad():
-            clean = self.codec.encode(image).float()
-            content_features = self.vgg(image, tuple(self.settings.content_layers))
-        conditions = self.conditions(batch, clean)
-        estimate = self._estimate(batch, conditions)
-        decoded = self.codec.decode(estimate).float()
-        return self._terms(batch, clean, estimate, decoded, content_features)
+            clean = self.codec.encode(batch.content.to(self.device, memory_format=torch.channels_last)).float()
+        estimate = self._estimate(batch, self.conditions(batch, clean))
+        return image_terms(self._judged(batch, clean, estimate))
 
     def conditions(self, batch: ImageBatch, clean: Tensor) -> Conditions:
         """What the net is told, dropped parts replaced by their null forms."""
@@ -188,53 +181,54 @@ class ImageStage:
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.model(latents, timestep, conditions)
 
-    def _terms(self, batch: ImageBatch, clean: Tensor, estimate: Tensor, decoded: Tensor,
-               content_features: dict[str, Tensor]) -> LossTerms:
-        settings, rows = self.settings, batch.style
-        features = self.vgg(decoded, self.taps)
-        scale = batch.style_scale.to(self.device)
-        styled = batch.keep_style.to(self.device).float() * scale.clamp(max=1)
-        held = batch.keep_content.to(self.device).float() * 4 ** (1 - scale)
-        returned = (~batch.keep_style | (batch.is_self & batch.keep_content)).to(self.device).float()
-        wanted = settings.losses
-        terms: LossTerms = {}
-        if wanted.get("style"):
-            target = {name: self.library.layers[name][rows].to(self.device) for name in settings.style_layers}
-            ours = {name: features[name] for name in settings.style_layers}
-            terms["style"] = (styled * style_distance(ours, target, self.scales, settings.style_layers)).mean()
-        if wanted.get("distribution"):
-            layers = settings.distribution_layers
-            target = {name: self.library.quantiles[name][rows].to(self.device) for name in layers}
-            terms["distribution"] = (styled * distribution_distance(features, target, self.spreads, layers)).mean()
-        if wanted.get("gram"):
-            target = {name: self.library.grams[name][rows].float().to(self.device) for name in settings.gram_layers}
-            terms["gram"] = (styled * gram_distance(features, target, settings.gram_layers)).mean()
-        if wanted.get("color"):
-            target = self.library.colors[rows].to(self.device)
-            terms["color"] = (styled * color_distance(color_quantiles(decoded), target)).mean()
-        if wanted.get("content"):
-            terms["content"] = (held * content_distance(features, content_features, settings.content_layers)).mean()
-        if wanted.get("lattice"):
-            terms["lattice"] = lattice_energy(decoded).mean()
-        if wanted.get("repetition"):
-            terms["repetition"] = repetition(decoded, batch.content.to(self.device)).mean()
-        if wanted.get("latent"):
-            terms["latent"] = (returned * (estimate - clean).square().mean((1, 2, 3))).mean()
-        return terms
+    def _judged(self, batch: ImageBatch, clean: Tensor, estimate: Tensor) -> Judged:
+        """What the terms look at: the decoded estimate, and its features beside those of photo and result."""
+        settings = self.settings
+        image = batch.content.to(self.device, memory_format=torch.channels_last)
+        with torch.no_grad():
+            content = self.vgg(image, tuple(settings.content_layers)) if settings.losses.get("content") else {}
+            result = None
+            if batch.result is not None:
+                result = self.vgg(batch.result.to(self.device, memory_format=torch.channels_last), self.target_taps)
+        decoded = self.codec.decode(estimate).float()
+        drawn = (batch.style_scale, batch.keep_style, batch.keep_content, batch.is_self)
+        return Judged(settings, self.library, decoded, self.vgg(decoded, self.taps), image, content, result, estimate, clean,
+                      batch.style, **shares(*(values.to(self.device) for values in drawn)))
 
-    def _sample(self, index: int) -> tuple:
-        """Crop, painting, style scale and the three flags of the sample with this global index."""
+    def _sample(self, index: int) -> _Sample:
+        """Crops, painting, style scale and the three flags of the sample with this global index."""
         settings = self.settings
         random = sample_generator(settings.seed, index)
         row = int(random.integers(len(self.paintings)))
-        is_self = random.random() < settings.self_pairs
-        pixels = self.paintings[row] if is_self else self.photos[int(random.integers(len(self.photos)))]
-        crop = random_crop(pixels, settings.crop, settings.zoom, random)
+        is_self, result = random.random() < settings.self_pairs, None
+        if is_self or self.targets is None:
+            pixels = self.paintings[row] if is_self else self.photos[int(random.integers(len(self.photos)))]
+            crop = random_crop(pixels, settings.crop, settings.zoom, random)
+        else:
+            crop, result, row = self.targets.crops(int(random.integers(len(self.targets))), settings.crop, settings.zoom, random)
         scale = 1.0 if random.random() < 0.5 else float(random.uniform(*settings.style_scale))
         dropped = random.random()
         keep_style = dropped >= settings.drop_style
         keep_content = not settings.drop_style <= dropped < settings.drop_style + settings.drop_content
-        return crop, row, scale, keep_style, keep_content, is_self
+        return _Sample(crop, crop if result is None else result, row, scale, keep_style, keep_content, is_self)
+
+
+class _Sample(NamedTuple):
+    """One sample of an `ImageBatch`."""
+
+    content: np.ndarray
+    result: np.ndarray
+    painting: int
+    style_scale: float
+    keep_style: bool
+    keep_content: bool
+    is_self: bool
+
+
+def _taps(settings: ImageTraining, keys: Mapping[str, str]) -> tuple[str, ...]:
+    """VGG layers that the terms in use read, `keys` naming for each term the setting that lists them."""
+    layers = [getattr(settings, key) for term, key in keys.items() if settings.losses.get(term)]
+    return tuple(dict.fromkeys(name for group in layers for name in group))
 
 
 def _compile(unet: UNet2DConditionModel) -> None:

@@ -30,7 +30,8 @@ class StyleLibrary:
 
     `vectors` (count, 2944) and `tokens` (count, grid * grid, 768) are raw, not normalised; `colors` (count, 6, 64);
     `grams[layer]` (count, channels, channels); `layers[layer]` (count, 2 * channels) standard deviation and mean;
-    `quantiles[layer]` (count, directions, quantiles).
+    `quantiles[layer]` (count, directions, quantiles). `layer_scales[layer]` and `quantile_scales[layer]` are the mean
+    variance of these over the paintings: the units of `style_distance` and `distribution_distance`.
     """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
@@ -39,14 +40,8 @@ class StyleLibrary:
         self.grams = {key[5:]: value for key, value in tensors.items() if key.startswith("gram.")}
         self.layers = {key[6:]: value for key, value in tensors.items() if key.startswith("layer.")}
         self.quantiles = {key[9:]: value for key, value in tensors.items() if key.startswith("quantile.")}
-
-    def layer_scales(self) -> dict[str, Tensor]:
-        """Per layer the variance of its statistics over the paintings, averaged: the unit of `style_distance`."""
-        return {name: _spread(value).mean() for name, value in self.layers.items()}
-
-    def quantile_scales(self) -> dict[str, Tensor]:
-        """Per layer the mean variance of its quantiles over the paintings: the unit of `distribution_distance`."""
-        return {name: _spread(value).mean() for name, value in self.quantiles.items()}
+        self.layer_scales = {name: float(_spread(value).mean()) for name, value in self.layers.items()}
+        self.quantile_scales = {name: float(_spread(value).mean()) for name, value in self.quantiles.items()}
 
     def fit(self, encoder: StyleEncoder) -> None:
         """Set the encoder's normalisation to the mean and standard deviation over the paintings."""

@@ -1,0 +1,159 @@
+"""The loss terms of the image stage, by name: each a mean over samples of one distance times who it is meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hicast.config.train import ImageTraining
+from hicast.losses.color import color_distance, color_quantiles
+from hicast.losses.perceptual import (
+    Features,
+    content_distance,
+    distribution_distance,
+    gram,
+    gram_distance,
+    lattice_energy,
+    repetition,
+    style_distance,
+)
+from hicast.losses.targets import target_distance, texture_distance
+from hicast.losses.terms import LossTerms
+from hicast.training.style_library import StyleLibrary
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the terms of one batch look at.
+
+    `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, the `result` of
+    another method's features or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
+    (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
+    other method's result counts, `returned` where the latent itself must come back.
+    """
+
+    settings: ImageTraining
+    library: StyleLibrary
+    decoded: Tensor
+    features: Features
+    photo: Tensor
+    content: Features
+    result: Features | None
+    estimate: Tensor
+    clean: Tensor
+    paintings: Tensor
+    styled: Tensor
+    held: Tensor
+    aimed: Tensor
+    returned: Tensor
+
+    def of_paintings(self, measured: Mapping[str, Tensor], layers: Mapping[str, float]) -> dict[str, Tensor]:
+        """The rows of this batch of what the library has `measured` at `layers`."""
+        return {name: measured[name][self.paintings].float().to(self.decoded.device) for name in layers}
+
+
+def image_terms(judged: Judged) -> LossTerms:
+    """All terms that the settings give a weight."""
+    wanted = judged.settings.losses
+    return {name: term(judged).mean() for name, term in TERMS.items() if wanted.get(name)}
+
+
+def shares(style_scale: Tensor, keep_style: Tensor, keep_content: Tensor, is_self: Tensor) -> dict[str, Tensor]:
+    """The shares of `Judged` (batch,) from the style scale given to the net and what was drawn.
+
+    From scale 0 to 1 the painting and the other method's result come in, above 1 the painting grows by 4 per unit; the
+    photo's weight falls by 4 per unit all the way.
+    """
+    style, content = keep_style.float(), keep_content.float()
+    return {
+        "styled": style * torch.where(style_scale < 1, style_scale, 4 ** (style_scale - 1)),
+        "held": content * 4 ** (1 - style_scale),
+        "aimed": style * content * (1 - is_self.float()) * style_scale.clamp(max=1),
+        "returned": (~keep_style | (is_self & keep_content)).float(),
+    }
+
+
+def _style(judged: Judged) -> Tensor:
+    layers = judged.settings.style_layers
+    ours = {name: judged.features[name] for name in layers}
+    target = judged.of_paintings(judged.library.layers, layers)
+    return judged.styled * style_distance(ours, target, judged.library.layer_scales, layers)
+
+
+def _distribution(judged: Judged) -> Tensor:
+    layers = judged.settings.distribution_layers
+    target = judged.of_paintings(judged.library.quantiles, layers)
+    return judged.styled * distribution_distance(judged.features, target, judged.library.quantile_scales, layers)
+
+
+def _gram(judged: Judged) -> Tensor:
+    layers = judged.settings.gram_layers
+    return judged.styled * gram_distance(judged.features, judged.of_paintings(judged.library.grams, layers), layers)
+
+
+def _color(judged: Judged) -> Tensor:
+    target = judged.library.colors[judged.paintings].to(judged.decoded.device)
+    return judged.styled * color_distance(color_quantiles(judged.decoded), target)
+
+
+def _content(judged: Judged) -> Tensor:
+    return judged.held * content_distance(judged.features, judged.content, judged.settings.content_layers)
+
+
+def _lattice(judged: Judged) -> Tensor:
+    return lattice_energy(judged.decoded)
+
+
+def _repetition(judged: Judged) -> Tensor:
+    return repetition(judged.decoded, judged.photo)
+
+
+def _latent(judged: Judged) -> Tensor:
+    return judged.returned * (judged.estimate - judged.clean).square().mean((1, 2, 3))
+
+
+def _target(judged: Judged) -> Tensor:
+    return judged.aimed * target_distance(judged.features, judged.result, judged.settings.target_layers)
+
+
+def _target_texture(judged: Judged) -> Tensor:
+    return judged.aimed * texture_distance(judged.features, judged.result, judged.settings.texture_layers)
+
+
+def _target_gram(judged: Judged) -> Tensor:
+    layers = judged.settings.target_gram_layers
+    target = {name: gram(judged.result[name]) for name in layers}
+    return judged.aimed * gram_distance(judged.features, target, layers)
+
+
+TERMS: dict[str, Callable[[Judged], Tensor]] = {
+    "style": _style,
+    "distribution": _distribution,
+    "gram": _gram,
+    "color": _color,
+    "content": _content,
+    "lattice": _lattice,
+    "repetition": _repetition,
+    "latent": _latent,
+    "target": _target,
+    "target_texture": _target_texture,
+    "target_gram": _target_gram,
+}
+"""Every term gives one value per sample (batch,)."""
+
+TAPS = {
+    "style": "style_layers",
+    "distribution": "distribution_layers",
+    "gram": "gram_layers",
+    "content": "content_layers",
+    "target": "target_layers",
+    "target_texture": "texture_layers",
+    "target_gram": "target_gram_layers",
+}
+"""The setting that lists the VGG layers of a term."""
+
+OF_TARGETS = ("target", "target_texture", "target_gram")
+"""Terms that compare with results of another method."""
