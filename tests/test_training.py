@@ -22,6 +22,7 @@ from hicast.pipeline import HiCastPipeline
 from hicast.training.autoencoder_stage import AutoencoderStage
 from hicast.training.data import PicturePool
 from hicast.training.image_stage import ImageStage
+from hicast.training.image_terms import TERMS
 from hicast.training.loop import train
 from hicast.training.style_library import load_or_measure
 from PIL import Image
@@ -116,11 +117,23 @@ def test_frozen_encoder_keeps_its_latents(tmp_path: Path, folders: tuple[Path, P
     assert changed == {"decoder", "unproject"}
 
 
-def test_every_image_term_has_a_gradient(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
-    stage = image_stage(folders, vgg, tmp_path)
+@pytest.fixture(scope="module")
+def results(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What another method made of each photo: its negative."""
+    folder = tmp_path_factory.mktemp("results")
+    photos = sorted((folders[0] / "sub").iterdir())
+    (folder / "pairs.csv").write_text("content,style\n" + "".join(f"sub/{path.name},sub/0.png\n" for path in photos))
+    for number, path in enumerate(photos):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def test_every_image_term_has_a_gradient(tmp_path: Path, folders: tuple[Path, Path], results: Path, vgg: Vgg16) -> None:
+    losses = dict.fromkeys(TERMS, 1.0) | {"adversarial": 1.0, "patch": 1.0}
+    stage = image_stage(folders, vgg, tmp_path, losses=losses, targets=results, crop=96, discriminator_width=1 / 64, patch_base=2)
     batch = stage.batch(0, range(stage.settings.batch_size))
     terms = stage.step(batch, 0)
-    assert set(terms) == {"style", "distribution", "gram", "color", "content", "lattice", "latent"}
+    assert set(terms) == set(losses) | {"discriminator", "patch_discriminator"}
     parameters = [p for module in stage.trainable().values() for p in module.parameters()]
     for name, value in terms.items():
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)

@@ -90,6 +90,14 @@ def test_contradictions_come_together():
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["accumulate", "crop", "drop_style, drop_content"]
     assert contradictions(ImageTraining(autocast="float16", device="cpu"))
     assert contradictions(AutoencoderTraining(losses={"l1": 0}))
+    assert contradictions(ImageTraining(losses={"repetition": 1}, crop=64))
+
+
+def test_terms_of_targets_need_a_folder():
+    settings = ImageTraining(losses={"target_gram": 1.0}, content="a", style="b", output="c")
+    with pytest.raises(UsageError, match="expected --set targets=FOLDER, found none; give it, or write train.targets in hicast.yaml"):
+        require(settings, ("content", "style", "output"), "train --stage image")
+    require(ImageTraining(losses={"style": 1.0}, content="a", style="b", output="c"), ("content",), "train --stage image")
 
 
 def test_preset_of_another_stage_is_refused():

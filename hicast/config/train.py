@@ -103,6 +103,10 @@ class TrainSettings(BaseModel):
     image_side: Annotated[int, Field(ge=64)] = 384
     """Pictures are reduced to this short side when they are read."""
 
+    def optimizer(self, module: str) -> dict[str, Any]:
+        """Options of AdamW for the trained `module`, and `scale`, its learning rate as a share of `learning_rate`."""
+        return {"scale": 1.0, "betas": self.betas, "weight_decay": self.weight_decay}
+
 
 class AutoencoderTraining(TrainSettings):
     """Stage `autoencoder`: reconstruct photos and paintings through the latent."""
@@ -130,7 +134,7 @@ class ImageTraining(TrainSettings):
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
     losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target",
-                         "target_texture", "target_gram"], Weight] = {
+                         "target_texture", "target_gram", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
     style_layers: dict[str, float] = {"relu1_2": 3.0, "relu2_2": 2.0, "relu3_3": 1.0, "relu4_3": 0.3}
@@ -153,5 +157,21 @@ class ImageTraining(TrainSettings):
     """Range of the style scale given to the net; 1 is drawn for half of the samples."""
     later_steps: Share = 0.25
     """Share of batches at later steps of the sampling grid, from the net's own first estimate."""
+    discriminator_width: Annotated[float, Field(gt=0)] = 0.25
+    """Channels of the discriminator of crops, as a share of the published ones."""
+    patch_base: Positive = 8
+    """Channels that the discriminator of patches begins with; 32 as published."""
+    discriminator_rate: Annotated[float, Field(gt=0)] = 1.0
+    """Learning rate of the discriminators, as a share of `learning_rate`."""
+    discriminator_every: Positive = 1
+    """Steps between those in which the discriminators learn; 10 as published."""
+    r1: Weight = 0.0
+    """Weight of the squared slope at real crops, which steadies the discriminator of crops."""
     unet: dict[str, Any] = {}
     """Configuration of the U-Net, where it differs from that of the model."""
+
+    def optimizer(self, module: str) -> dict[str, Any]:
+        """As for every stage; discriminators have no momentum (reference, 7.3) and a rate of their own."""
+        if not module.endswith("discriminator"):
+            return super().optimizer(module)
+        return {"scale": self.discriminator_rate, "betas": (0.0, 0.99), "weight_decay": 0.0}

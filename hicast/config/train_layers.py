@@ -15,6 +15,9 @@ from hicast.errors import SettingsError, UsageError
 FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
 """Options whose name is not that of their key."""
 
+REPETITION_CROP = 96
+"""Least crop in pixels in which repeated motifs can be told."""
+
 
 def resolve_training(stage: str, stages: Mapping[str, type[TrainSettings]], *, preset: str | None = None,
                      words: Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None) -> TrainSettings:
@@ -54,6 +57,8 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append("losses: expected a weight above 0, found none; raise one")
     if settings.crop > settings.image_side:
         found.append(f"crop: expected at most image_side {settings.image_side}, found {settings.crop}; change one of them")
+    if settings.losses.get("repetition") and settings.crop < REPETITION_CROP:
+        found.append(f"crop: expected {REPETITION_CROP} or more for the loss repetition, found {settings.crop}; change one of them")
     dropped = getattr(settings, "drop_style", 0) + getattr(settings, "drop_content", 0)
     if dropped > 1:
         found.append(f"drop_style, drop_content: expected a sum of at most 1, found {dropped:g}; lower one")

@@ -24,6 +24,7 @@ from hicast.io.weights import place
 from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
+from hicast.training.adversary import Adversary
 from hicast.training.data import PicturePool, center_crop, evenly, random_crop, sample_generator, to_batch
 from hicast.training.image_terms import OF_TARGETS, TAPS, Judged, image_terms, shares
 from hicast.training.sources import OnNote
@@ -40,7 +41,7 @@ class ImageBatch:
 
     `style_scale` (batch,) is what the net is told; `keep_style`, `keep_content` and `is_self` (batch,) are boolean;
     `noise` and `timestep` belong to the denoising step. `result` are the same crops of another
-    method's results, for self pairs the content.
+    method's results, for self pairs the content; `painting` crops of the paintings, for discriminators.
     """
 
     content: Tensor
@@ -52,6 +53,7 @@ class ImageBatch:
     noise: Tensor
     timestep: int
     result: Tensor | None = None
+    painting: Tensor | None = None
 
 
 class ImageStage:
@@ -93,18 +95,19 @@ class ImageStage:
             _compile(self.model.unet)
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
+        self.adversary = Adversary(settings, self.device)
         self.target_taps = _taps(settings, {name: TAPS[name] for name in OF_TARGETS})
         self.taps = _taps(settings, TAPS)
 
     def trainable(self) -> dict[str, nn.Module]:
-        """The U-Net and the content projection."""
-        return {"unet": self.model.unet, "content_projection": self.model.content_projection}
+        """The U-Net, the content projection and the discriminators in use."""
+        return {"unet": self.model.unet, "content_projection": self.model.content_projection, **self.adversary.modules}
 
     def batch(self, step: int, rows: range) -> ImageBatch:
         """The part `rows` of the batch of `step`: content crops with everything drawn for them."""
         settings = self.settings
         drawn = [self._sample(step * settings.batch_size + row) for row in rows]
-        crops, results, paintings, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
+        crops, results, real, paintings, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         side = settings.crop // self.codec.factor
         channels = self.model.unet.config.out_channels
@@ -115,14 +118,18 @@ class ImageStage:
         timestep = int(random.integers(last // 10, last)) if later else last
         return ImageBatch(to_batch(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
                           torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), noise, timestep,
-                          to_batch(results) if self.targets else None)
+                          to_batch(results) if self.targets else None, to_batch(real) if self.adversary.modules else None)
 
     def step(self, batch: ImageBatch, step: int) -> LossTerms:
         """Loss terms of one batch; see the class."""
         with torch.no_grad():
             clean = self.codec.encode(batch.content.to(self.device, memory_format=torch.channels_last)).float()
         estimate = self._estimate(batch, self.conditions(batch, clean))
-        return image_terms(self._judged(batch, clean, estimate))
+        judged = self._judged(batch, clean, estimate)
+        if batch.painting is None:
+            return image_terms(judged)
+        painting = batch.painting.to(self.device, memory_format=torch.channels_last)
+        return image_terms(judged) | self.adversary.terms(judged.decoded, painting, batch.keep_style.to(self.device), step)
 
     def conditions(self, batch: ImageBatch, clean: Tensor) -> Conditions:
         """What the net is told, dropped parts replaced by their null forms."""
@@ -210,7 +217,8 @@ class ImageStage:
         dropped = random.random()
         keep_style = dropped >= settings.drop_style
         keep_content = not settings.drop_style <= dropped < settings.drop_style + settings.drop_content
-        return _Sample(crop, crop if result is None else result, row, scale, keep_style, keep_content, is_self)
+        real = random_crop(self.paintings[row], settings.crop, settings.zoom, random) if self.adversary.modules else crop
+        return _Sample(crop, crop if result is None else result, real, row, scale, keep_style, keep_content, is_self)
 
 
 class _Sample(NamedTuple):
@@ -218,6 +226,7 @@ class _Sample(NamedTuple):
 
     content: np.ndarray
     result: np.ndarray
+    real: np.ndarray
     painting: int
     style_scale: float
     keep_style: bool
@@ -228,7 +237,7 @@ class _Sample(NamedTuple):
 def _taps(settings: ImageTraining, keys: Mapping[str, str]) -> tuple[str, ...]:
     """VGG layers that the terms in use read, `keys` naming for each term the setting that lists them."""
     layers = [getattr(settings, key) for term, key in keys.items() if settings.losses.get(term)]
-    return tuple(dict.fromkeys(name for group in layers for name in group))
+    return tuple(dict.fromkeys(name for group in layers for name, weight in group.items() if weight))
 
 
 def _compile(unet: UNet2DConditionModel) -> None:

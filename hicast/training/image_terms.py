@@ -77,7 +77,7 @@ def shares(style_scale: Tensor, keep_style: Tensor, keep_content: Tensor, is_sel
 
 
 def _style(judged: Judged) -> Tensor:
-    layers = judged.settings.style_layers
+    layers = {name: weight for name, weight in judged.settings.style_layers.items() if weight}
     ours = {name: judged.features[name] for name in layers}
     target = judged.of_paintings(judged.library.layers, layers)
     return judged.styled * style_distance(ours, target, judged.library.layer_scales, layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -31,9 +31,7 @@ class Trainer:
             if value.requires_grad
         }
         settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        optimizer = torch.optim.AdamW(_groups(settings, modules), lr=settings.learning_rate)
         averages = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.training = Training(modules, optimizer, averages)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "float16")
@@ -47,11 +45,11 @@ class Trainer:
         """
         optimizer, rate = self.training.optimizer, learning_rate(self.settings, step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         torch.manual_seed((self.settings.seed * 1_000_003 + step) * self.processes.num_processes + self.processes.process_index)
         means = self._backward(batch, step)
         self.scaler.unscale_(optimizer)
-        means["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        means["norm"] = self._clipped()
         values, granted = self._agreed(means, wishes)
         finite = is_finite(values)
         if finite or self.scaler.is_enabled():  # the scaler leaves a bad step out itself, and lowers its scale
@@ -90,6 +88,13 @@ class Trainer:
         numbers = self.processes.reduce(torch.cat([torch.stack([*means.values()]), asked]), "mean").tolist()
         return dict(zip(means, numbers)), [share > 0 for share in numbers[len(means) :]]
 
+    def _clipped(self) -> Tensor:
+        """Norm of the whole gradient, before that of each group of modules is held within `clip`."""
+        norms = [
+            torch.nn.utils.clip_grad_norm_(group["params"], self.settings.clip) for group in self.training.optimizer.param_groups
+        ]
+        return torch.stack(norms).norm()
+
     @torch.no_grad()
     def _average(self, step: int) -> None:
         decay = min(self.settings.ema, (1 + step) / (10 + step))
@@ -106,6 +111,20 @@ class _Step(nn.Module):
 
     def forward(self, batch: Any, step: int) -> LossTerms:
         return self.stage.step(batch, step)
+
+
+def _groups(settings: TrainSettings, modules: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
+    """Trained weights by the options of their optimizer, modules of equal options together."""
+    groups: list[dict[str, Any]] = []
+    for name, module in modules.items():
+        options = settings.optimizer(name)
+        trained = [value for value in module.parameters() if value.requires_grad]
+        same = [group for group in groups if {**group, "params": None} == {**options, "params": None}]
+        if same:
+            same[0]["params"] += trained
+        else:
+            groups.append({"params": trained, **options})
+    return [group for group in groups if group["params"]]
 
 
 def is_finite(values: dict[str, float]) -> bool:
