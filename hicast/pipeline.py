@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, T2IAdapter
+from diffusers import AutoencoderKL, SchedulerMixin, T2IAdapter
 from torch import Tensor
 
 from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, guide_stacked, plan_guidance
@@ -58,6 +58,7 @@ class HiCastPipeline:
         self.context = context
         self.adapters = AdapterSet(adapters or {}, adapter_widths(model.unet) if adapters else ())
         self.device, self.dtype = torch.device("cpu"), torch.float32
+        self._schedulers: dict[str, SchedulerMixin] = {}
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
@@ -157,13 +158,19 @@ class HiCastPipeline:
         result = sample(
             denoise,
             draw_noise(latents.shape, seed, self.device),
-            make_scheduler(scheduler or "ddim", self.scheduler_config),
+            self._scheduler(scheduler or "ddim"),
             steps or self.defaults.get("steps", 20),
             torch.Generator().manual_seed(seed),
             on_progress,
         )
         image = crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
         return image if keep_size else resize_image(image, (height, width))
+
+    def _scheduler(self, name: str) -> SchedulerMixin:
+        """The scheduler called `name`, made once: `sample` works on a copy."""
+        if name not in self._schedulers:
+            self._schedulers[name] = make_scheduler(name, self.scheduler_config)
+        return self._schedulers[name]
 
     def _working_size(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
         """Size (height, width) to work at: as told, else the picture's own within the model's range."""

@@ -74,7 +74,8 @@ def guide_stacked(stacked: Denoise, guidance: Guidance) -> Denoise:
     names = tuple(guidance.coefficients)
 
     def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-        predictions = stacked(torch.cat([latents] * len(names)), timestep).chunk(len(names))
+        batch = latents if len(names) == 1 else torch.cat([latents] * len(names))
+        predictions = stacked(batch, timestep).chunk(len(names))
         return combine_branches(dict(zip(names, predictions, strict=True)), guidance)
 
     return denoise

@@ -247,6 +247,8 @@ def pad_to_multiple(image: Tensor, multiple: int) -> tuple[Tensor, tuple[int, in
 
     height, width = image.shape[-2:]
     down, right = -height % multiple, -width % multiple
+    if not (down or right):
+        return image, (height, width)
     image = pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
     image = pad(image, (0, 0, 0, down), mode="reflect" if down < height else "replicate")
     return image, (height, width)
