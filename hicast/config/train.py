@@ -134,7 +134,7 @@ class ImageTraining(TrainSettings):
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
     losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target",
-                         "target_texture", "target_gram", "adversarial", "patch"], Weight] = {
+                         "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
     style_layers: dict[str, float] = {"relu1_2": 3.0, "relu2_2": 2.0, "relu3_3": 1.0, "relu4_3": 0.3}

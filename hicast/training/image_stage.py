@@ -194,13 +194,14 @@ class ImageStage:
         image = batch.content.to(self.device, memory_format=torch.channels_last)
         with torch.no_grad():
             content = self.vgg(image, tuple(settings.content_layers)) if settings.losses.get("content") else {}
-            result = None
+            picture = result = None
             if batch.result is not None:
-                result = self.vgg(batch.result.to(self.device, memory_format=torch.channels_last), self.target_taps)
+                picture = batch.result.to(self.device, memory_format=torch.channels_last)
+                result = self.vgg(picture, self.target_taps) if self.target_taps else {}
         decoded = self.codec.decode(estimate).float()
         drawn = (batch.style_scale, batch.keep_style, batch.keep_content, batch.is_self)
-        return Judged(settings, self.library, decoded, self.vgg(decoded, self.taps), image, content, result, estimate, clean,
-                      batch.style, **shares(*(values.to(self.device) for values in drawn)))
+        return Judged(settings, self.library, decoded, self.vgg(decoded, self.taps), image, content, picture, result, estimate,
+                      clean, batch.style, **shares(*(values.to(self.device) for values in drawn)))
 
     def _sample(self, index: int) -> _Sample:
         """Crops, painting, style scale and the three flags of the sample with this global index."""

@@ -29,8 +29,8 @@ from hicast.training.style_library import StyleLibrary
 class Judged:
     """What the terms of one batch look at.
 
-    `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, the `result` of
-    another method's features or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
+    `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, another
+    method's `result_picture` with its features `result` or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
     (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
     other method's result counts, `returned` where the latent itself must come back.
     """
@@ -41,6 +41,7 @@ class Judged:
     features: Features
     photo: Tensor
     content: Features
+    result_picture: Tensor | None
     result: Features | None
     estimate: Tensor
     clean: Tensor
@@ -123,6 +124,12 @@ def _target_texture(judged: Judged) -> Tensor:
     return judged.aimed * texture_distance(judged.features, judged.result, judged.settings.texture_layers)
 
 
+def _target_color(judged: Judged) -> Tensor:
+    with torch.no_grad():
+        target = color_quantiles(judged.result_picture)
+    return judged.aimed * color_distance(color_quantiles(judged.decoded), target)
+
+
 def _target_gram(judged: Judged) -> Tensor:
     layers = judged.settings.target_gram_layers
     target = {name: gram(judged.result[name]) for name in layers}
@@ -141,6 +148,7 @@ TERMS: dict[str, Callable[[Judged], Tensor]] = {
     "target": _target,
     "target_texture": _target_texture,
     "target_gram": _target_gram,
+    "target_color": _target_color,
 }
 """Every term gives one value per sample (batch,)."""
 
@@ -156,4 +164,4 @@ TAPS = {
 """The setting that lists the VGG layers of a term."""
 
 OF_TARGETS = ("target", "target_texture", "target_gram")
-"""Terms that compare with results of another method."""
+"""Terms that compare features with those of another method's results."""
