@@ -133,7 +133,7 @@ class ImageTraining(TrainSettings):
     stage: Literal["image"] = "image"
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
-    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target",
+    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target_latent", "target",
                          "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip

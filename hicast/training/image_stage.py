@@ -26,7 +26,7 @@ from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.adversary import Adversary
 from hicast.training.data import PicturePool, center_crop, evenly, random_crop, sample_generator, to_batch
-from hicast.training.image_terms import OF_TARGETS, TAPS, Judged, image_terms, shares
+from hicast.training.image_terms import OF_LATENTS, OF_TARGETS, TAPS, Judged, image_terms, shares
 from hicast.training.sources import OnNote
 from hicast.training.style_library import load_or_measure
 from hicast.training.targets import TargetPool
@@ -192,16 +192,19 @@ class ImageStage:
         """What the terms look at: the decoded estimate, and its features beside those of photo and result."""
         settings = self.settings
         image = batch.content.to(self.device, memory_format=torch.channels_last)
+        picture = result = latents = decoded = None
         with torch.no_grad():
             content = self.vgg(image, tuple(settings.content_layers)) if settings.losses.get("content") else {}
-            picture = result = None
             if batch.result is not None:
                 picture = batch.result.to(self.device, memory_format=torch.channels_last)
                 result = self.vgg(picture, self.target_taps) if self.target_taps else {}
-        decoded = self.codec.decode(estimate).float()
+                latents = self.codec.encode(picture).float() if settings.losses.get("target_latent") else None
+        if self.adversary.modules or any(weight for name, weight in settings.losses.items() if name not in OF_LATENTS):
+            decoded = self.codec.decode(estimate).float()
+        features = self.vgg(decoded, self.taps) if self.taps else {}
         drawn = (batch.style_scale, batch.keep_style, batch.keep_content, batch.is_self)
-        return Judged(settings, self.library, decoded, self.vgg(decoded, self.taps), image, content, picture, result, estimate,
-                      clean, batch.style, **shares(*(values.to(self.device) for values in drawn)))
+        return Judged(settings, self.library, decoded, features, image, content, picture, result, latents, estimate, clean,
+                      batch.style, **shares(*(values.to(self.device) for values in drawn)))
 
     def _sample(self, index: int) -> _Sample:
         """Crops, painting, style scale and the three flags of the sample with this global index."""

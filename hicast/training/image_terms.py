@@ -32,28 +32,31 @@ class Judged:
     `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, another
     method's `result_picture` with its features `result` or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
     (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
-    other method's result counts, `returned` where the latent itself must come back.
+    other method's result counts and its `strength` by the style scale, `returned` where the latent itself must come back.
+    `decoded` and what is seen in it are missing where no term looks at it; `result_latents` where none needs them.
     """
 
     settings: ImageTraining
     library: StyleLibrary
-    decoded: Tensor
+    decoded: Tensor | None
     features: Features
     photo: Tensor
     content: Features
     result_picture: Tensor | None
     result: Features | None
+    result_latents: Tensor | None
     estimate: Tensor
     clean: Tensor
     paintings: Tensor
     styled: Tensor
     held: Tensor
     aimed: Tensor
+    strength: Tensor
     returned: Tensor
 
     def of_paintings(self, measured: Mapping[str, Tensor], layers: Mapping[str, float]) -> dict[str, Tensor]:
         """The rows of this batch of what the library has `measured` at `layers`."""
-        return {name: measured[name][self.paintings].float().to(self.decoded.device) for name in layers}
+        return {name: measured[name][self.paintings].float().to(self.estimate.device) for name in layers}
 
 
 def image_terms(judged: Judged) -> LossTerms:
@@ -72,7 +75,8 @@ def shares(style_scale: Tensor, keep_style: Tensor, keep_content: Tensor, is_sel
     return {
         "styled": style * torch.where(style_scale < 1, style_scale, 4 ** (style_scale - 1)),
         "held": content * 4 ** (1 - style_scale),
-        "aimed": style * content * (1 - is_self.float()) * style_scale.clamp(max=1),
+        "aimed": style * content * (1 - is_self.float()),
+        "strength": style_scale.clamp(max=1),
         "returned": (~keep_style | (is_self & keep_content)).float(),
     }
 
@@ -116,24 +120,31 @@ def _latent(judged: Judged) -> Tensor:
     return judged.returned * (judged.estimate - judged.clean).square().mean((1, 2, 3))
 
 
+def _target_latent(judged: Judged) -> Tensor:
+    """L1 distance to latents on the way from the photo's (scale 0) to the result's (scale 1 and above)."""
+    share = judged.strength[:, None, None, None]
+    target = judged.clean + share * (judged.result_latents - judged.clean)
+    return judged.aimed * (judged.estimate - target).abs().mean((1, 2, 3))
+
+
 def _target(judged: Judged) -> Tensor:
-    return judged.aimed * target_distance(judged.features, judged.result, judged.settings.target_layers)
+    return judged.aimed * judged.strength * target_distance(judged.features, judged.result, judged.settings.target_layers)
 
 
 def _target_texture(judged: Judged) -> Tensor:
-    return judged.aimed * texture_distance(judged.features, judged.result, judged.settings.texture_layers)
+    return judged.aimed * judged.strength * texture_distance(judged.features, judged.result, judged.settings.texture_layers)
 
 
 def _target_color(judged: Judged) -> Tensor:
     with torch.no_grad():
         target = color_quantiles(judged.result_picture)
-    return judged.aimed * color_distance(color_quantiles(judged.decoded), target)
+    return judged.aimed * judged.strength * color_distance(color_quantiles(judged.decoded), target)
 
 
 def _target_gram(judged: Judged) -> Tensor:
     layers = judged.settings.target_gram_layers
     target = {name: gram(judged.result[name]) for name in layers}
-    return judged.aimed * gram_distance(judged.features, target, layers)
+    return judged.aimed * judged.strength * gram_distance(judged.features, target, layers)
 
 
 TERMS: dict[str, Callable[[Judged], Tensor]] = {
@@ -145,6 +156,7 @@ TERMS: dict[str, Callable[[Judged], Tensor]] = {
     "lattice": _lattice,
     "repetition": _repetition,
     "latent": _latent,
+    "target_latent": _target_latent,
     "target": _target,
     "target_texture": _target_texture,
     "target_gram": _target_gram,
@@ -162,6 +174,9 @@ TAPS = {
     "target_gram": "target_gram_layers",
 }
 """The setting that lists the VGG layers of a term."""
+
+OF_LATENTS = ("latent", "target_latent")
+"""Terms that need no decoded picture."""
 
 OF_TARGETS = ("target", "target_texture", "target_gram")
 """Terms that compare features with those of another method's results."""
