@@ -1,4 +1,4 @@
-"""The loss terms of the image stage, by name: each a mean over samples of one distance times who it is meant for."""
+"""The loss terms of repainted pictures, by name: each a mean over samples of one distance times who it is meant for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hicast.config.train import ImageTraining
+from hicast.config.train import RepaintTraining
 from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import (
     Features,
@@ -35,7 +35,7 @@ class Judged:
     other method's result counts, `returned` where the latent itself must come back.
     """
 
-    settings: ImageTraining
+    settings: RepaintTraining
     library: StyleLibrary
     decoded: Tensor
     features: Features
