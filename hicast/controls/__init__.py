@@ -30,9 +30,12 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class ExtractorKind:
-    """An extractor before it is opened: `weights` says what it must be given or find (empty: nothing)."""
+    """An extractor before it is opened: with which weights, where, and in which precision its net computes.
 
-    open: Callable[[Weights, torch.device], Extractor]
+    `weights` says which it must be given or find (empty: none).
+    """
+
+    open: Callable[[Weights, torch.device, torch.dtype], Extractor]
     differentiable: bool = False
     weights: str = ""
 
@@ -47,28 +50,31 @@ class Control:
     """What can be had without weights, for messages."""
 
 
-def _gradient(weights: Weights, device: torch.device) -> Extractor:
+def _gradient(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
     from hicast.controls.edge import gradient_edges
 
     return gradient_edges
 
 
-def _canny(weights: Weights, device: torch.device) -> Extractor:
+def _canny(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
     from hicast.controls.edge import canny_edges
 
     return canny_edges
 
 
-def _hed(weights: Weights, device: torch.device) -> Extractor:
+def _hed(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
     from hicast.controls.hed import load_hed
+    from hicast.io.weights import place
 
-    return load_hed(weights).to(device)
+    net = place(load_hed(weights), device)
+    place(net.vgg, device, dtype)
+    return net
 
 
-def _dpt(weights: Weights, device: torch.device) -> Extractor:
+def _dpt(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
     from hicast.controls.depth import load_dpt
 
-    return load_dpt(weights).to(device)
+    return load_dpt(weights).to(device, dtype)
 
 
 CONTROLS = {

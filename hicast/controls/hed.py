@@ -27,7 +27,7 @@ class Hed(nn.Module):
 
     VGG-16 is read at the last layer of each block; a 1x1 convolution scores each, the scores are enlarged to the
     picture's size, mixed and put through a sigmoid. controlnet-aux's version takes RGB, another mean and the plain mean of the scores:
-    the same net with other numbers. A picture must have 16 pixels a side.
+    the same net with other numbers. A picture must have 16 pixels a side; only `vgg` may be cast to bfloat16.
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Hed(nn.Module):
         features = self.vgg(image + shift, STYLE_TAPS)
         size = image.shape[-2:]
         scores = [
-            functional.interpolate(score(features[tap]).float(), size=size, mode="bilinear")
+            functional.interpolate(score(features[tap].float()), size=size, mode="bilinear")
             for score, tap in zip(self.scores, STYLE_TAPS, strict=True)
         ]
-        return self.fuse(torch.cat(scores, dim=1).to(self.fuse.weight.dtype)).float().sigmoid().expand(-1, 3, -1, -1)
+        return self.fuse(torch.cat(scores, dim=1)).sigmoid().expand(-1, 3, -1, -1)
 
 
 def load_hed(weights: Weights) -> Hed:

@@ -115,7 +115,8 @@ class RepaintStage:
 
     def style_code(self, rows: Tensor, keep: Tensor) -> StyleCode:
         """The code of the paintings `rows` of the library, null where `keep` is False."""
-        vectors, tokens = self.library.vectors[rows].to(self.device), self.library.tokens[rows].float().to(self.device)
+        vectors = self.library.vectors[rows].to(self.device)
+        tokens = self.library.tokens[rows].float().to(self.device) if self.style_encoder.config.token_grid else None
         return self.style_encoder.normalized(vectors, tokens, keep.to(self.device))
 
     def predict(self, latents: Tensor, timestep: Tensor | int, conditions: Conditions) -> Tensor:
