@@ -48,7 +48,10 @@ class DptDepth(nn.Module):
 def load_dpt(weights: Weights) -> DptDepth:
     """The net from a folder, or from the hub's cache; frozen, in float32. Raises ModelError where it is not there."""
     from transformers import DPTForDepthEstimation
+    from transformers.utils import logging
 
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         net = DPTForDepthEstimation.from_pretrained(str(weights or HUB), local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
@@ -56,4 +59,7 @@ def load_dpt(weights: Weights) -> DptDepth:
             f"extractor dpt-hybrid-midas: expected weights ({CONTROLS['depth'].extractors['dpt-hybrid-midas'].weights}), found "
             f"{'none' if weights is None else weights}; give them, or {CONTROLS['depth'].offline}"
         ) from error
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
     return DptDepth(net).requires_grad_(False).eval()
