@@ -11,12 +11,14 @@ import typer
 from hicast.config.layers import parse_set
 from hicast.config.train import TrainSettings
 from hicast.config.train_layers import require, resolve_training
+from hicast.controls import CONTROLS
 from hicast.training.run import STAGES, Opening, check_data
 
 from . import options
 from .console import Console
 
 StageName = Literal[tuple(STAGES)]
+ControlName = Literal[tuple(CONTROLS)]
 
 
 def train(
@@ -24,6 +26,7 @@ def train(
     stage: Annotated[StageName, typer.Option("--stage", help="Which part of the model to train.")],
     content: Annotated[list[Path] | None, typer.Option("--content", metavar="PATH", help="Folder or tar shard of photos; repeat for several.", show_default=False)] = None,
     style: Annotated[list[Path] | None, typer.Option("--style", metavar="PATH", help="Folder or tar shard of paintings; repeat for several.", show_default=False)] = None,
+    control: Annotated[ControlName | None, typer.Option("--control", help="What the adapter holds of the photo (stage adapter).", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model and its checkpoints go.", show_default=False)] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="FOLDER", help="Result of an earlier stage, or the name of a shipped model.", show_default=False)] = None,
     model: options.Model = None,
@@ -39,7 +42,7 @@ def train(
     """Train a stage of the model; the same command again goes on where it stopped."""
     follower = int(os.environ.get("RANK", "0")) > 0  # one of several processes, of which the first speaks
     console = options.open_console(ctx, as_json and not follower, quiet or follower, verbose)
-    given = {"content": content, "style": style, "output": output, "from": start, "model": model, "device": device}
+    given = {"content": content, "style": style, "control": control, "output": output, "from": start, "model": model, "device": device}
     flags = {key: value for key, value in given.items() if value}
     kinds = {name: kind.settings for name, kind in STAGES.items()}
     settings = resolve_training(stage, kinds, preset=preset, words=parse_set(set_words or []), flags=flags)

@@ -16,12 +16,15 @@ from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, tiled
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.errors import ModelError, UsageError
+from hicast.io.bases import ADAPTERS, INDEX_FILE, adapter_folder, find_adapters, with_bases
 from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
 from hicast.io.weights import (
+    WEIGHTS_FILE,
     load_json,
     load_module,
     load_safetensors,
     place,
+    read_metadata,
     resolve_model,
     save_json,
     save_module,
@@ -30,7 +33,6 @@ from hicast.io.weights import (
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 
-INDEX_FILE = "model_index.json"
 FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
 MULTIPLE = 32
@@ -57,25 +59,30 @@ class HiCastPipeline:
         self.index = {"defaults": {}, "style_side": 256, "side_range": [256, 1024], "tile": 2048} | dict(index or {})
         self.context = context
         self.adapters = AdapterSet(adapters or {}, adapter_widths(model.unet) if adapters else ())
+        self.about: dict[str, dict[str, str]] = {}
+        """Metadata of each adapter's weights, such as the `extractor` of the maps that it was trained with."""
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self._schedulers: dict[str, SchedulerMixin] = {}
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
+    def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto", *,
+                        adapters: Mapping[str, str | Path] | None = None) -> HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
 
-        Raises ModelError for missing, damaged or foreign parts.
+        A folder that holds only adapters is joined with the base it names. `adapters` are further ones by name, each the folder
+        of an adapter or of the run that trained it; they win over those of the model. Raises ModelError for missing, damaged or foreign parts.
         """
-        folder = resolve_model(name)
-        index = load_json(folder / INDEX_FILE)
-        kind = index.get("autoencoder", "ResidualAutoencoder")
-        if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
-            raise ModelError(
-                f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
-                f"{index.get('format')}: convert it or update hicast"
-            )
+        own = resolve_model(name)
+        for folder in with_bases(own):
+            index = load_json(folder / INDEX_FILE)
+            kind = index.get("autoencoder", "ResidualAutoencoder")
+            if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
+                raise ModelError(
+                    f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
+                    f"{index.get('format')}: convert it or update hicast"
+                )
+        joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in (adapters or {}).items()}
         context = folder / "context.safetensors"
-        adapters = sorted(path for path in (folder / "adapters").glob("*") if path.is_dir())
         pipeline = cls(
             HiCastModel.from_pretrained(folder),
             load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
@@ -83,18 +90,22 @@ class HiCastPipeline:
             load_json(folder / "scheduler" / "scheduler_config.json"),
             index=index,
             context=load_safetensors(context)["context"].float() if context.is_file() else None,
-            adapters={path.name: load_module(lambda config: T2IAdapter(**config), path) for path in adapters},
+            adapters={key: load_module(lambda config: T2IAdapter(**config), path) for key, path in joined.items()},
         )
+        pipeline.about = {key: read_metadata(path / WEIGHTS_FILE) for key, path in joined.items()}
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model to `folder` in diffusers layout, weights as `dtype` if given; raises OutputError."""
+        """Write the whole model, adapters included, to `folder` in diffusers layout; raises OutputError.
+
+        Weights are written as `dtype` if given. The folder needs no base and may travel.
+        """
         folder = Path(folder)
         self.model.save_pretrained(folder, dtype)
         save_module(self.autoencoder, folder / "vae", dtype)
         save_module(self.style_encoder, folder / "style_encoder", dtype)
         for name, adapter in self.adapters.adapters.items():
-            save_module(adapter, folder / "adapters" / name, dtype)
+            save_module(adapter, folder / ADAPTERS / name, dtype, self.about.get(name))
         (folder / "scheduler").mkdir(exist_ok=True)
         save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
         if self.context is not None:

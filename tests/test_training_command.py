@@ -62,6 +62,36 @@ def test_two_steps_of_each_stage_give_a_model_that_stylizes(trained, workplace, 
     assert "other settings for ema, steps" in capsys.readouterr().err
 
 
+def test_two_steps_of_an_adapter_with_and_without_a_base(workplace, capsys):
+    assert _train("adapter", "whole", "--set", "steps=2", "--set", "sheet_every=2") == 0
+    two = ["--set", "steps=2", "--set", "sheet_every=0"]
+    assert _train("adapter", "runs/edge", "--control", "edge", "--from", "whole", "--set", "seed=1", *two) == 0
+    assert _train("adapter", "runs/on", "--from", "runs/edge", "--set", "learning_rate=1e-9", *two) == 0
+    assert capsys.readouterr().out.splitlines() == ["whole", "runs/edge", "runs/on"]
+    assert (Path("whole") / "sheets" / "step-00000002.png").is_file() and (Path("whole") / "unet").is_dir()
+    assert {path.name for path in Path("runs/on").iterdir() if path.is_dir()} == {"adapters", "cache", "checkpoints"}
+    assert json.loads(Path("runs/on/model_index.json").read_text())["base"] == "../../whole"
+    first, second, third = (load_file(Path(folder) / "adapters" / "edge" / WEIGHTS) for folder in ("whole", "runs/edge", "runs/on"))
+    assert all(value.isfinite().all() for value in second.values())
+    assert any((first[name] != second[name]).any() for name in first)
+    assert all((second[name] - third[name]).abs().max() < 1e-6 for name in second)
+    words = ["stylize-image", "photo.jpg", "--style", "painting.jpg", "--model", "runs/edge", "--size", "64", "--steps", "1"]
+    assert run([*words, "-o", "r.png"]) == 0
+    Path("whole").rename("elsewhere")
+    capsys.readouterr()
+
+    assert run([*words, "-o", "again.png"]) == 1
+    assert "expected its base in 'runs/edge/../../whole', found no model there; move it back" in capsys.readouterr().err
+    assert _train("adapter", "new", "--from", "elsewhere", "--set", "adapter.channels=[16,16,8]", *two) == 1
+    assert "adapter 'edge': expected levels of widths (16, 16, 16), found (16, 16, 8, 8)" in capsys.readouterr().err
+    assert _train("adapter", "new", "--from", "elsewhere", "--set", "adapter.chanels=3", *two) == 2
+    assert "adapter: expected a configuration of T2IAdapter, found:" in capsys.readouterr().err
+    assert _train("adapter", "new", "--from", "photos", *two) == 1
+    assert "--from photos: expected the result of the stage image or adapter to begin the stage adapter with" in capsys.readouterr().err
+    assert run(["train", "--stage", "image", "--preset", "debug-image", *FOLDERS, "--from", "runs/edge", "--output", "new"]) == 1
+    assert "expected the result of the stage autoencoder or image to begin the stage image with" in capsys.readouterr().err
+
+
 @pytest.fixture
 def calm(workplace) -> list[str]:
     """A command of six steps that a subprocess can run: `-m hicast.cli` and its words, without the output folder."""
@@ -94,7 +124,7 @@ def test_terminated_command_saves_and_leaves_with_143(calm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["autoencoder", "image"])
+@pytest.mark.parametrize("stage", ["autoencoder", "image", "adapter"])
 def test_two_processes_have_the_loss_curve_of_one(workplace, stage):
     words = ["-m", "hicast.cli", "train", "--stage", stage, "--preset", f"debug-{stage}", *FOLDERS]
     words += ["--set", "log_every=1", "--set", "sheet_every=0", "--set", "tensorboard=false"]

@@ -6,7 +6,7 @@ import pytest
 
 from hicast.cli.main import run
 from hicast.config.presets import list_presets, load_preset
-from hicast.config.train import AutoencoderTraining, ImageTraining, TrainSettings
+from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, TrainSettings
 from hicast.config.train_layers import contradictions, default_preset, require, resolve_training
 from hicast.errors import SettingsError, UsageError
 from hicast.training.run import STAGES
@@ -100,6 +100,14 @@ def test_terms_of_targets_need_a_folder():
     require(ImageTraining(losses={"style": 1.0}, content="a", style="b", output="c"), ("content",), "train --stage image")
 
 
+def test_contradictions_of_the_adapter_stage():
+    published = AdapterTraining(reference=True, losses={"control": 1, "gram": 0.1, "color": 0})
+    assert contradictions(published) == ["losses: expected only control, style, latent with reference, found gram; set them to 0"]
+    mapped = AdapterTraining(maps="maps", self_pairs=0.2)
+    assert contradictions(mapped) == ["self_pairs: expected 0 with maps, which paintings have none of, found 0.2; leave one out"]
+    assert not contradictions(AdapterTraining(maps="maps", self_pairs=0.2, reference=True))
+
+
 def test_preset_of_another_stage_is_refused():
     with pytest.raises(UsageError, match="preset compact-image: expected one for the stage autoencoder, found one for image"):
         _resolve("autoencoder", preset="compact-image")
@@ -111,6 +119,12 @@ def test_what_is_missing_is_said_in_one_line(capsys):
         "hicast: train --stage image: expected --style, --output, found none; give it, or write train.style, train.output in hicast.yaml\n"
     )
     require(ImageTraining(content=["a"]), ["content"], "here")
+    assert run(["train", "--stage", "adapter", "--content", "photos", "--style", "paintings", "--output", "out"]) == 2
+    assert capsys.readouterr().err == (
+        "hicast: train --stage adapter: expected --control, found none; give it, or write train.control in hicast.yaml\n"
+    )
+    assert run(["train", "--stage", "image", "--control", "edge", "--content", "a", "--style", "b", "--output", "out"]) == 2
+    assert "command line: control: expected a known key, found control" in capsys.readouterr().err
 
 
 def test_empty_folder_is_one_error_before_anything_is_loaded(capsys):

@@ -29,7 +29,7 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_several)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 
 REMARKS = frozenset(
-    ("description", "content", "style", "video", "targets", "output", "start", "model", "device", "checkpoint_every", "keep_checkpoints",
+    ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "model", "device", "checkpoint_every", "keep_checkpoints",
      "log_every", "sheet_every", "sheet_steps", "tensorboard", "cache_gigabytes", "readers", "most_bad_steps")
 )  # fmt: skip
 """Keys that do not change what a run computes, so that it can be resumed with others."""
@@ -127,26 +127,14 @@ class AutoencoderTraining(TrainSettings):
     """Configuration of `ResidualAutoencoder`, where it differs from that of the model."""
 
 
-class ImageTraining(TrainSettings):
-    """Stage `image`: the latent diffusion model that takes content and style as conditions."""
+class RepaintTraining(TrainSettings):
+    """What the stages share that judge repainted pictures: layers of each term, and what is dropped or drawn."""
 
-    stage: Literal["image"] = "image"
-    targets: Path | None = None
-    """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
-    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target_latent", "target",
-                         "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
-        "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
-    }  # fmt: skip
     style_layers: dict[str, float] = {"relu1_2": 3.0, "relu2_2": 2.0, "relu3_3": 1.0, "relu4_3": 0.3}
     gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0}
     distribution_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 0.3}
     """Layers whose whole distribution is compared; each must be one of `style_layers`."""
     content_layers: dict[str, float] = {"relu3_3": 0.5, "relu4_1": 1.0}
-    target_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
-    """Layers at which a result is compared place by place."""
-    texture_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0}
-    """Layers at which the strength of its texture is compared in windows."""
-    target_gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
     style_side: Annotated[int, Field(ge=64)] = 256
     """Short side at which style pictures are encoded, in training and afterwards."""
     drop_style: Share = 0.08
@@ -157,6 +145,23 @@ class ImageTraining(TrainSettings):
     """Range of the style scale given to the net; 1 is drawn for half of the samples."""
     later_steps: Share = 0.25
     """Share of batches at later steps of the sampling grid, from the net's own first estimate."""
+
+
+class ImageTraining(RepaintTraining):
+    """Stage `image`: the latent diffusion model that takes content and style as conditions."""
+
+    stage: Literal["image"] = "image"
+    targets: Path | None = None
+    """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
+    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target_latent", "target",
+                         "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
+        "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
+    }  # fmt: skip
+    target_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
+    """Layers at which a result is compared place by place."""
+    texture_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0}
+    """Layers at which the strength of its texture is compared in windows."""
+    target_gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
     discriminator_width: Annotated[float, Field(gt=0)] = 0.25
     """Channels of the discriminator of crops, as a share of the published ones."""
     patch_base: Positive = 8
@@ -175,3 +180,28 @@ class ImageTraining(TrainSettings):
         if not module.endswith("discriminator"):
             return super().optimizer(module)
         return {"scale": self.discriminator_rate, "betas": (0.0, 0.99), "weight_decay": 0.0}
+
+
+class AdapterTraining(RepaintTraining):
+    """Stage `adapter`: what one control adds to a net that stays as it is."""
+
+    stage: Literal["adapter"] = "adapter"
+    control: Literal["edge", "depth", "seg"] | None = None
+    """Which control the adapter is for."""
+    extractor: str | None = None
+    """What draws its maps; the control's own default without it."""
+    loss_extractor: str | None = None
+    """What both pictures are compared by, where it is not `extractor`; of any control, but with a gradient."""
+    extractor_weights: dict[str, str] = {}
+    """Files or folders of weights by the name of the extractor."""
+    maps: Path | None = None
+    """Folder of maps drawn before, a mirror of the content folder with the same stems, as .png."""
+    losses: dict[Literal["control", "style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent"],
+                 Weight] = {"control": 1.0, "style": 0.05}  # fmt: skip
+    drop_style: Share = 0.1
+    drop_content: Share = 0.3
+    self_pairs: Share = 0.0
+    adapter: dict[str, Any] = {"adapter_type": "full_adapter", "num_res_blocks": 2}
+    """Configuration of diffusers' `T2IAdapter`; its channels are those of the U-Net unless given."""
+    reference: bool = False
+    """Compute the terms and draw the samples as published, also where that has no gradient."""

@@ -9,7 +9,7 @@ from typing import Any
 from hicast.config.layers import Layer, combine, command_layer, merge
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice
-from hicast.config.train import TrainSettings
+from hicast.config.train import AdapterTraining, TrainSettings
 from hicast.errors import SettingsError, UsageError
 
 FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
@@ -17,6 +17,9 @@ FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
 
 REPETITION_CROP = 96
 """Least crop in pixels in which repeated motifs can be told."""
+
+PUBLISHED_TERMS = ("control", "style", "latent")
+"""Terms that the published stage `adapter` has; its content term is our `latent`."""
 
 
 def resolve_training(stage: str, stages: Mapping[str, type[TrainSettings]], *, preset: str | None = None,
@@ -64,6 +67,19 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append(f"drop_style, drop_content: expected a sum of at most 1, found {dropped:g}; lower one")
     if settings.autocast == "float16" and settings.device == "cpu":
         found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
+    if isinstance(settings, AdapterTraining):
+        found += _adapter_contradictions(settings)
+    return found
+
+
+def _adapter_contradictions(settings: AdapterTraining) -> list[str]:
+    """Those of the stage `adapter` alone."""
+    found = []
+    others = [name for name, weight in settings.losses.items() if weight and name not in PUBLISHED_TERMS]
+    if settings.reference and others:
+        found.append(f"losses: expected only {', '.join(PUBLISHED_TERMS)} with reference, found {', '.join(others)}; set them to 0")
+    if settings.maps and settings.self_pairs and not settings.reference:
+        found.append(f"self_pairs: expected 0 with maps, which paintings have none of, found {settings.self_pairs:g}; leave one out")
     return found
 
 

@@ -77,6 +77,19 @@ def sample(
     return latents
 
 
+def clean_estimate(prediction: Tensor, noisy: Tensor, timestep: int, scheduler: SchedulerMixin) -> Tensor:
+    """Clean latents that a `prediction` for the latents `noisy` at `timestep` amounts to, by the scheduler's kind of prediction.
+
+    Source: reference, 7.1, for noise; arXiv 2202.00512 for velocity.
+    """
+    kind = scheduler.config.prediction_type
+    signal = scheduler.alphas_cumprod[timestep].sqrt().to(noisy)
+    noise = (1 - scheduler.alphas_cumprod[timestep]).sqrt().to(noisy)
+    if kind == "epsilon":
+        return (noisy - noise * prediction) / signal
+    return signal * noisy - noise * prediction if kind == "v_prediction" else prediction
+
+
 def _set_steps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> Tensor:
     most = scheduler.config.num_train_timesteps
     if not 1 <= steps <= most:

@@ -21,7 +21,7 @@ LAYERS = tuple(f"{block}_{i}" for block, (_, count) in enumerate(BLOCKS, 1) for 
 STYLE_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 """The last layer of each block: what the style vector of the published method is made of."""
 
-_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 _LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 _LPIPS_SCALE = (0.458, 0.448, 0.450)
 
@@ -77,7 +77,7 @@ class Vgg16(ModelMixin, ConfigMixin):
 
 def caffe_input(image: Tensor) -> Tensor:
     """BGR in 0 to 255 minus the ImageNet mean colour, from `image` (batch, 3, height, width) in [-1, 1]."""
-    mean = image.new_tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1)
+    mean = image.new_tensor(CAFFE_MEAN_BGR).view(1, 3, 1, 1)
     return (image.flip(1) + 1) * 127.5 - mean
 
 

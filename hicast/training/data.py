@@ -120,11 +120,11 @@ def crop_window(size: tuple[int, int], side: int, zoom: tuple[float, float], ran
     return Window(top, left, extent, random.random() < 0.5)
 
 
-def cut(pixels: np.ndarray, window: Window, side: int) -> np.ndarray:
+def cut(pixels: np.ndarray, window: Window, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
     """The part `window` of `pixels` (height, width, 3), resized to `side`."""
     crop = pixels[window.top : window.top + window.extent, window.left : window.left + window.extent]
     if window.extent != side:
-        crop = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0))
+        crop = np.asarray(Image.fromarray(crop).resize((side, side), resample, reducing_gap=2.0))
     return crop[:, ::-1] if window.mirrored else crop
 
 

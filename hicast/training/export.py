@@ -11,23 +11,25 @@ from pathlib import Path
 
 from hicast.config.train import TrainSettings
 from hicast.errors import OutputError
+from hicast.io.bases import ADAPTERS
 from hicast.io.weights import WEIGHTS_FILE, read_metadata
 
 FORMAT_VERSION = "1"
 
 
 def stamp_model(folder: Path, settings: TrainSettings, step: int) -> None:
-    """Write into every component of the model in `folder` what it is, and how the run that ended at `step` came to it.
+    """Write into every component and adapter of the model in `folder` what it is, and how the run that ended at `step` came to it.
 
-    Metadata: `component`, `stage`, `base` (what the run began with), `format_version`, `step` and `training` (the
+    Metadata: `component`, `stage`, `base` (what the run began with, for an adapter its net), `format_version`, `step` and `training` (the
     settings as JSON). Raises OutputError where the folder cannot be written.
     """
     training = settings.model_dump_json()
-    for path in sorted(folder.glob(f"*/{WEIGHTS_FILE}")):
+    adapters = sorted(folder.glob(f"{ADAPTERS}/*/{WEIGHTS_FILE}"))
+    for path in [*sorted(folder.glob(f"*/{WEIGHTS_FILE}")), *adapters]:
         stamp(path, {
-            "component": path.parent.name,
+            "component": "adapter" if path in adapters else path.parent.name,
             "stage": settings.stage,
-            "base": settings.start or settings.model,
+            "base": read_metadata(path).get("base") or settings.start or settings.model,
             "format_version": FORMAT_VERSION,
             "step": str(step),
             "training": training,

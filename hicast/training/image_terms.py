@@ -1,4 +1,4 @@
-"""The loss terms of the image stage, by name: each a mean over samples of one distance times who it is meant for."""
+"""The loss terms of repainted pictures, by name: each a mean over samples of one distance times who it is meant for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hicast.config.train import ImageTraining
+from hicast.config.train import RepaintTraining
 from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import (
     Features,
@@ -26,25 +26,33 @@ from hicast.training.style_library import StyleLibrary
 
 
 @dataclass(frozen=True)
+class Result:
+    """Another method's results for the photos of a batch: `picture` (batch, 3, height, width), its VGG `features`, and its
+    `latents` where a term needs them."""
+
+    picture: Tensor
+    features: Features
+    latents: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Judged:
     """What the terms of one batch look at.
 
-    `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, another
-    method's `result_picture` with its features `result` or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
+    `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, the `result` of
+    another method or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
     (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
     other method's result counts and its `strength` by the style scale, `returned` where the latent itself must come back.
-    `decoded` and what is seen in it are missing where no term looks at it; `result_latents` where none needs them.
+    `decoded` is missing where no term looks at it.
     """
 
-    settings: ImageTraining
+    settings: RepaintTraining
     library: StyleLibrary
     decoded: Tensor | None
     features: Features
     photo: Tensor
     content: Features
-    result_picture: Tensor | None
-    result: Features | None
-    result_latents: Tensor | None
+    result: Result | None
     estimate: Tensor
     clean: Tensor
     paintings: Tensor
@@ -123,27 +131,27 @@ def _latent(judged: Judged) -> Tensor:
 def _target_latent(judged: Judged) -> Tensor:
     """L1 distance to latents on the way from the photo's (scale 0) to the result's (scale 1 and above)."""
     share = judged.strength[:, None, None, None]
-    target = judged.clean + share * (judged.result_latents - judged.clean)
+    target = judged.clean + share * (judged.result.latents - judged.clean)
     return judged.aimed * (judged.estimate - target).abs().mean((1, 2, 3))
 
 
 def _target(judged: Judged) -> Tensor:
-    return judged.aimed * judged.strength * target_distance(judged.features, judged.result, judged.settings.target_layers)
+    return judged.aimed * judged.strength * target_distance(judged.features, judged.result.features, judged.settings.target_layers)
 
 
 def _target_texture(judged: Judged) -> Tensor:
-    return judged.aimed * judged.strength * texture_distance(judged.features, judged.result, judged.settings.texture_layers)
+    return judged.aimed * judged.strength * texture_distance(judged.features, judged.result.features, judged.settings.texture_layers)
 
 
 def _target_color(judged: Judged) -> Tensor:
     with torch.no_grad():
-        target = color_quantiles(judged.result_picture)
+        target = color_quantiles(judged.result.picture)
     return judged.aimed * judged.strength * color_distance(color_quantiles(judged.decoded), target)
 
 
 def _target_gram(judged: Judged) -> Tensor:
     layers = judged.settings.target_gram_layers
-    target = {name: gram(judged.result[name]) for name in layers}
+    target = {name: gram(judged.result.features[name]) for name in layers}
     return judged.aimed * judged.strength * gram_distance(judged.features, target, layers)
 
 

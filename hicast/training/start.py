@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from diffusers import T2IAdapter
 from torch import nn
 
 from hicast.config.layers import merge
@@ -16,6 +18,7 @@ from hicast.config.problems import name_advice, validate
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError, UsageError
+from hicast.io.bases import ADAPTERS, INDEX_FILE, with_bases
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
 from hicast.models.hicast_model import FLAGS_FILE
 from hicast.pipeline import AUTOENCODERS
@@ -56,6 +59,41 @@ def start_folder(start: str | None, stage: str, earlier: tuple[str, ...]) -> Pat
             f"without vae ({', '.join(parts) or 'empty'}); an unfinished run goes on with its own command"
         )
     return folder
+
+
+def base_of_adapter(start: str | None, model: str) -> tuple[Path | None, Path | None]:
+    """The folder of the whole net that an adapter is trained for, and that of the earlier adapter's run that `--from` may name.
+
+    `--from`, or without it the `model` where that is a folder or ships; (None, None) for a net that lies nowhere. Raises ModelError
+    for a folder without such a net, or whose base has moved.
+    """
+    if start is None and model not in SHIPPED_MODELS and not Path(model).is_dir():
+        return None, None
+    folder = resolve_model(start or model)
+    bases = with_bases(folder) if (folder / INDEX_FILE).is_file() else [folder]
+    if not (bases[-1] / "unet").is_dir():
+        raise ModelError(
+            f"--from {start or model}: expected the result of the stage image or adapter to begin the stage adapter with, found a folder "
+            "without unet; an unfinished run goes on with its own command"
+        )
+    return bases[-1], folder if len(bases) > 1 else None
+
+
+def open_adapter(control: str, config: Mapping[str, Any], seed: int, earlier: Path | None) -> T2IAdapter:
+    """The adapter for `control` in the folder `earlier`, or where there is none a fresh one; `config` is diffusers'.
+
+    The state of torch's global generator is kept. Raises ModelError for an earlier adapter of another shape, UsageError for a
+    configuration that cannot be built.
+    """
+    if earlier and (earlier / ADAPTERS / control).is_dir():
+        check_shape(earlier / ADAPTERS / control, config, "the settings (adapter) say")
+        return load_module(lambda stored: T2IAdapter(**stored), earlier / ADAPTERS / control)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return T2IAdapter(**config)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"adapter: expected a configuration of T2IAdapter, found: {error}; correct it") from error
 
 
 def load_autoencoder(folder: Path, expected: Mapping[str, Any], why: str) -> nn.Module:

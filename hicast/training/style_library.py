@@ -47,6 +47,8 @@ class StyleLibrary:
         """Set the encoder's normalisation to the mean and standard deviation over the paintings."""
         encoder.mean.copy_(self.vectors.mean(0))
         encoder.std.copy_(_spread(self.vectors).sqrt().clamp_min(1e-4))
+        if not encoder.config.token_grid:
+            return
         flat = self.tokens.float().flatten(0, 1)
         encoder.token_mean.copy_(flat.mean(0))
         encoder.token_std.copy_(flat.std(0).clamp_min(1e-4))

@@ -38,7 +38,7 @@ class TargetPool:
         self.photos, self.paintings = photos, paintings
         self.results = PicturePool([folder], photos.short_side, photos.cache_bytes, on_note)
         numbers = {int(source.path.stem): row for row, source in enumerate(self.results.files) if source.path.stem.isdecimal()}
-        known = [_rows_by_name(pool) for pool in (photos, paintings)]
+        known = [rows_by_name(pool) for pool in (photos, paintings)]
         pairs = _read_pairs(folder / PAIRS_FILE)
         found = [
             Target(numbers[number], known[0][photo], known[1][painting])
@@ -67,7 +67,7 @@ class TargetPool:
         return cut(photo, window, side), cut(result, window, side), target.painting
 
 
-def _rows_by_name(pool: PicturePool) -> dict[str, int]:
+def rows_by_name(pool: PicturePool) -> dict[str, int]:
     """Row of every picture by its name below the place it was found in."""
     rows = {}
     for row, source in enumerate(pool.files):

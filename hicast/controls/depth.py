@@ -1,0 +1,65 @@
+"""Depth: one scale per picture or clip, and the large net of the published method."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hicast.controls import CONTROLS, Weights
+from hicast.errors import ModelError
+
+HUB = "Intel/dpt-hybrid-midas"
+SIDE = 384
+"""Side of the square that the net sees (reference, section 5)."""
+
+_SMALLEST_RANGE = 1e-6
+
+
+def normalize_depth(depth: Tensor, frames: int = 1) -> Tensor:
+    """Map (batch, 3, height, width) in [0, 1], near = 1, of `depth` (batch, height, width) that grows towards the eye.
+
+    The range is that of each picture, or of each clip of `frames` pictures in a row: never of the whole batch, as the
+    published code has it (reference, section 5), where a picture's map depends on its neighbours. Flat depth gives 0.
+    """
+    clips = depth.float().unflatten(0, (-1, frames))
+    clips = clips - clips.amin((1, 2, 3), keepdim=True)
+    clips = clips / clips.amax((1, 2, 3), keepdim=True).clamp_min(_SMALLEST_RANGE)
+    return clips.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
+
+
+class DptDepth(nn.Module):
+    """Depth by a DPT net of transformers (arXiv 2103.13413), differentiable."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Wrap a `DPTForDepthEstimation`."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (batch, 3, height, width) in [0, 1], near = 1, of `image` (batch, 3, height, width) in [-1, 1]."""
+        dtype = next(self.net.parameters()).dtype
+        square = functional.interpolate(image.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True)
+        depth = self.net(pixel_values=square.to(dtype)).predicted_depth
+        depth = functional.interpolate(depth[:, None].float(), size=image.shape[-2:], mode="bicubic")[:, 0]
+        return normalize_depth(depth)
+
+
+def load_dpt(weights: Weights) -> DptDepth:
+    """The net from a folder, or from the hub's cache; frozen, in float32. Raises ModelError where it is not there."""
+    from transformers import DPTForDepthEstimation
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        net = DPTForDepthEstimation.from_pretrained(str(weights or HUB), local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"extractor dpt-hybrid-midas: expected weights ({CONTROLS['depth'].extractors['dpt-hybrid-midas'].weights}), found "
+            f"{'none' if weights is None else weights}; give them, or {CONTROLS['depth'].offline}"
+        ) from error
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
+    return DptDepth(net).requires_grad_(False).eval()

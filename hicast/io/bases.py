@@ -1,0 +1,78 @@
+"""Folders that hold only a part of a model and name the base it belongs to, as training an adapter leaves them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hicast.errors import ModelError
+from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, WEIGHTS_FILE, load_json, resolve_model
+
+INDEX_FILE = "model_index.json"
+ADAPTERS = "adapters"
+"""Sub-folder with one folder per adapter, named after its control."""
+
+
+def with_bases(folder: Path) -> list[Path]:
+    """`folder`, the base that it names, that base's own base and so on: the last one holds the whole model.
+
+    Raises ModelError where a base has moved, or where one of the folders is named twice.
+    """
+    found = [folder]
+    while (base := load_json(found[-1] / INDEX_FILE).get("base")) is not None:
+        place = base_folder(found[-1], str(base))
+        if any(place.resolve() == other.resolve() for other in found):
+            raise ModelError(f"model '{folder}': expected bases that end, found a circle at '{place}'; correct base in its {INDEX_FILE}")
+        found.append(place)
+    return found
+
+
+def base_folder(folder: Path, base: str) -> Path:
+    """The folder that `folder` means by `base`: a shipped model by name, or a path, seen from `folder` unless absolute.
+
+    Raises ModelError where no model is there.
+    """
+    if base in SHIPPED_MODELS:
+        return resolve_model(base)
+    place = folder / base
+    if not (place / INDEX_FILE).is_file():
+        raise ModelError(
+            f"model '{folder}': expected its base in '{place}', found no model there; move it back, or write its place as base into "
+            f"{folder / INDEX_FILE}"
+        )
+    return place
+
+
+def base_name(base: Path, folder: Path) -> str:
+    """What `folder` writes as its base: the name of a shipped model, else the relative path, so that both can move together."""
+    for name in SHIPPED_MODELS:
+        if base.resolve() == resolve_model(name).resolve():
+            return name
+    try:
+        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(base.resolve())
+
+
+def find_adapters(folder: Path) -> dict[str, Path]:
+    """Folders of all adapters by name that come with a model folder: those of its bases and, before these, its own."""
+    found: dict[str, Path] = {}
+    for place in reversed(with_bases(folder)):
+        found |= {path.name: path for path in (place / ADAPTERS).glob("*") if path.is_dir()}
+    return dict(sorted(found.items()))
+
+
+def adapter_folder(name: str, place: str | Path) -> Path:
+    """The folder of the adapter `name`: `place` itself, or the one of that name in the model folder `place`.
+
+    Raises ModelError where it holds none, or only others.
+    """
+    place = Path(place)
+    choices = [place / ADAPTERS / name, place]
+    for choice in choices:
+        if (choice / CONFIG_FILE).is_file() and (choice / WEIGHTS_FILE).is_file():
+            return choice
+    others = sorted(path.name for path in (place / ADAPTERS).glob("*") if path.is_dir())
+    raise ModelError(
+        f"adapter '{name}': expected one in '{place}', found {', '.join(others) or 'none'}; give the folder of a run of the stage adapter for it"
+    )

@@ -1,0 +1,383 @@
+"""The stage `adapter` on tiny nets: its terms, its drawing, its maps, what it writes."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import T2IAdapter
+from PIL import Image
+from torch.nn import functional
+
+from hicast.config.model import ModelConfig
+from hicast.config.presets import load_preset
+from hicast.config.train import AdapterTraining
+from hicast.controls.edge import canny_edges, gradient_edges
+from hicast.encoders.autoencoder import ResidualAutoencoder
+from hicast.encoders.style import StyleEncoder, statistics
+from hicast.encoders.vgg import STYLE_TAPS, Vgg16
+from hicast.errors import InputError, ModelError, UsageError
+from hicast.io.weights import read_metadata
+from hicast.losses.terms import weighted_sum
+from hicast.models.build import build_model
+from hicast.pipeline import HiCastPipeline
+from hicast.training import drawing
+from hicast.training.adapter_stage import AdapterStage
+from hicast.training.drawing import dead_terms
+from hicast.training.loop import train
+
+SAMPLE = load_preset("debug", "models") | {"style_encoder": {"normalization": "caffe", "token_grid": 2, "clamp": 6.0}}
+NOISE_UNET = {
+    "in_channels": 12, "out_channels": 8, "block_out_channels": [16, 16, 16], "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "attention_head_dim": 4, "cross_attention_dim": 16, "norm_num_groups": 8,
+}  # fmt: skip
+NOISE = {
+    "unet": NOISE_UNET,
+    "style_encoder": {"normalization": "lpips", "token_grid": 0},
+    "content_projection": {"content_channels": 8, "refined_channels": 4},
+    "scheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "epsilon",
+                  "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1},
+}  # fmt: skip
+"""A net of the published kind: it predicts noise, and has a constant context in place of style tokens."""
+
+ALL = {"control": 1.0, "style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "lattice": 1.0, "repetition": 1.0, "latent": 1.0}
+LIGHT = {"adapter_type": "light_adapter", "num_res_blocks": 1}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder of photos and one of paintings, smooth colours with some texture."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for name, count in (("photos", 4), ("paintings", 3)):
+        (root / name / "sub").mkdir(parents=True)
+        for i in range(count):
+            small = Image.fromarray(random.integers(0, 255, (6, 7, 3), dtype=np.uint8))
+            pixels = np.asarray(small.resize((90 + 10 * i, 80))).astype(int) + random.integers(-20, 20, (80, 90 + 10 * i, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name / "sub" / f"{i}.png")
+    return root / "photos", root / "paintings"
+
+
+@pytest.fixture(scope="module")
+def vgg() -> Vgg16:
+    torch.manual_seed(0)
+    return Vgg16("caffe").eval()
+
+
+@pytest.fixture
+def stage_of(folders, vgg, tmp_path):
+    """Makes a stage on a tiny net of the given shape; keys of `AdapterTraining` can be changed."""
+
+    def make(shape=SAMPLE, base=None, **changes) -> AdapterStage:
+        values = {"steps": 4, "batch_size": 4, "crop": 32, "style_side": 64, "frozen_dtype": "float32", "warmup": 1, "control": "edge",
+                  "losses": {"control": 1.0}, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0, "checkpoint_every": 2, "log_every": 2,
+                  "learning_rate": 1e-3, "adapter": LIGHT, "style_layers": {"relu1_2": 1.0, "relu2_2": 1.0},
+                  "distribution_layers": {"relu1_2": 1.0}}  # fmt: skip
+        settings = AdapterTraining(**(values | changes))
+        config = ModelConfig(**{key: value for key, value in shape.items() if key != "description"})
+        encoder = StyleEncoder(**config.style_encoder)
+        encoder.vgg.load_state_dict(vgg.state_dict())
+        model = build_model(config, 1)
+        if shape is SAMPLE:  # its output would be next to nothing
+            model.unet.conv_out.weight.data.mul_(300)
+        torch.manual_seed(2)
+        context = torch.randn(1, 3, 16) if shape is NOISE else None
+        autoencoder = ResidualAutoencoder(8, (4, 8, 8))
+        autoencoder.fit_linear(torch.randn(2000, 192) * 0.4)
+        pipeline = HiCastPipeline(model, autoencoder, encoder, config.scheduler, context=context)
+        torch.manual_seed(3)
+        adapter = T2IAdapter(**({"channels": [16, 16, 16]} | settings.adapter))
+        return AdapterStage(settings, [folders[0]], [folders[1]], pipeline, tmp_path / "styles.safetensors", adapter, base=base,
+                            fit_style=True)
+
+    return make
+
+
+def _terms(stage, step=0):
+    batch = stage.batch(step, range(stage.settings.batch_size))
+    return batch, stage.step(batch, step)
+
+
+def _gradients(stage, value):
+    parameters = [p for p in stage.adapter.parameters() if p.requires_grad]
+    return torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+
+
+def _assert_live(stage, terms, dead=frozenset()):
+    for name, value in terms.items():
+        live = value.requires_grad and any(g is not None and g.abs().max() > 0 for g in _gradients(stage, value))
+        assert live == (name not in dead), name
+
+
+def test_every_term_has_a_gradient_and_only_the_adapter_trains(stage_of):
+    stage = stage_of(losses=ALL, drop_style=0.3, self_pairs=0.2, batch_size=8, crop=96)
+    batch, terms = _terms(stage)
+    assert set(terms) == set(ALL) and (~batch.keep_style).any() and not dead_terms(stage.settings)
+    _assert_live(stage, terms)
+    frozen = (stage.model, stage.vgg, stage.codec.autoencoder, stage.style_encoder)
+    assert not any(parameter.requires_grad for part in frozen for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("adapter", [LIGHT, LIGHT | {"adapter_type": "full_adapter"}], ids=["light", "full"])
+def test_no_weight_starts_at_a_dead_point(stage_of, adapter):
+    stage = stage_of(adapter=adapter)
+    named = {name: parameter for name, parameter in stage.adapter.named_parameters() if parameter.requires_grad}
+    gradients = _gradients(stage, _terms(stage)[1]["control"])
+    assert [name for name, gradient in zip(named, gradients, strict=True) if gradient is None or gradient.abs().max() == 0] == []
+    frozen = {name.split(".")[2] for name, parameter in stage.adapter.named_parameters() if not parameter.requires_grad}
+    assert frozen == ({"3"} if adapter is LIGHT else set())
+
+
+def test_control_term_is_the_difference_of_maps(stage_of):
+    seen = []
+    for changes in ({}, {"extractor": "canny", "loss_extractor": "gradient"}):
+        stage = stage_of(**changes)
+        draw, decode = stage.drawing.draw, stage.codec.decode
+        drawn, decoded = [], []
+        object.__setattr__(stage.drawing, "draw", lambda image: drawn.append(draw(image)) or drawn[-1])
+        stage.codec.decode = lambda latents: decoded.append(decode(latents)) or decoded[-1]
+        batch, terms = _terms(stage)
+        assert torch.equal(drawn[0], (canny_edges if changes else gradient_edges)(batch.photo))
+        expected = (gradient_edges(decoded[0]) - gradient_edges(batch.photo)).square().mean()
+        assert terms["control"].item() == pytest.approx(expected.item(), rel=1e-5)
+        seen.append(terms["control"].item())
+    assert seen[0] != seen[1]
+
+
+def test_a_few_steps_on_one_batch_bring_the_map_nearer(stage_of):
+    stage = stage_of(learning_rate=3e-3)
+    batch = stage.batch(0, range(4))
+    optimizer = torch.optim.Adam([p for p in stage.adapter.parameters() if p.requires_grad], 3e-3)
+    values = []
+    for _ in range(12):
+        value = stage.step(batch, 0)["control"]
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < 0.97 * values[0]
+
+
+def test_published_terms_are_those_of_the_definition(stage_of):
+    stage = stage_of(NOISE, losses={"control": 1.0, "style": 0.05, "latent": 1.0}, reference=True, drop_style=0.3, self_pairs=0.5, batch_size=8)
+    decode, decoded = stage.codec.decode, []
+    stage.codec.decode = lambda latents: decoded.append(decode(latents)) or decoded[-1]
+    batch, terms = _terms(stage)
+    assert (~batch.keep_style).any()
+    clean = stage.encode(batch.content)
+    alpha = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)[batch.timestep]
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * batch.noise
+    residuals = stage._residuals(gradient_edges(batch.photo))
+    noise = stage.predict(noisy, batch.timestep, stage.conditions(batch, clean, residuals))
+    estimate = (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+    assert torch.allclose(decode(estimate), decoded[0], atol=1e-3)
+    assert terms["latent"].item() == pytest.approx((estimate - clean).square().mean().item(), rel=1e-3)
+    keep = batch.keep_style[:, None].float()
+    style = functional.mse_loss(statistics(stage.vgg(decoded[0], STYLE_TAPS)) * keep, stage.library.vectors[batch.style] * keep)
+    assert terms["style"].item() == pytest.approx(style.item(), rel=1e-4)
+    _assert_live(stage, terms)
+
+
+def test_nets_that_predict_noise_train_on_the_corrected_terms_too(stage_of):
+    stage = stage_of(NOISE, losses={"control": 1.0, "style": 1.0, "content": 1.0, "latent": 1.0}, drop_style=0.5)
+    _assert_live(stage, _terms(stage)[1])
+
+
+def test_published_drawing_swaps_the_target_and_not_the_map(stage_of):
+    stage = stage_of(reference=True, drop_content=0.3, drop_style=0.1, self_pairs=0.5, batch_size=64)
+    batches = [stage.batch(step, range(64)) for step in range(4)]
+    swapped, content, style = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("is_self", "keep_content", "keep_style"))
+    assert (content | style).all() and swapped[~content].all() and not swapped[~style].any()
+    assert [share.float().mean().item() for share in (~content, ~style, swapped & content)] == pytest.approx([0.3, 0.1, 0.3], abs=0.1)
+    for batch in batches:
+        same = (batch.content == batch.photo).all(3).all(2).all(1)
+        assert torch.equal(same, ~batch.is_self) and (batch.style_scale == 1).all()
+    assert len({batch.timestep for batch in batches}) > 1 and max(batch.timestep for batch in batches) < 1000
+
+
+def test_corrected_drawing_maps_the_picture_that_must_come_back(stage_of):
+    stage = stage_of(self_pairs=0.5, drop_content=0.3, batch_size=32)
+    batch = stage.batch(0, range(32))
+    assert torch.equal(batch.content, batch.photo) and batch.is_self.any() and (~batch.is_self).any()
+    conditions = stage.conditions(batch, stage.encode(batch.content))
+    assert (conditions.content[~batch.keep_content] == 0).all() and (~batch.keep_content).any()
+
+
+class _Depth(torch.nn.Module):
+    def forward(self, image):
+        return image.mean(1, keepdim=True).expand(-1, 3, -1, -1) / 2 + 0.5
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_published_depth_term_is_dead_and_the_corrected_one_lives(stage_of, monkeypatch, reference):
+    monkeypatch.setattr("hicast.controls.depth.load_dpt", lambda weights: _Depth())
+    stage = stage_of(control="depth", extractor="dpt-hybrid-midas", reference=reference, losses={"control": 1.0, "style": 1.0})
+    assert dead_terms(stage.settings) == ({"control"} if reference else set())
+    _, terms = _terms(stage)
+    assert set(terms) == {"control", "style"}
+    _assert_live(stage, terms, dead_terms(stage.settings))
+    if reference:
+        with pytest.raises(UsageError, match="losses: expected a term with a gradient beside control with reference, found none"):
+            stage_of(control="depth", extractor="dpt-hybrid-midas", reference=True)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"control": "depth"}, "control depth: expected maps, found none; set maps=FOLDER or extractor=dpt-hybrid-midas"),
+        ({"control": "seg"}, "control seg: expected maps, found none; set maps=FOLDER"),
+        (
+            {"control": "seg", "maps": "somewhere"},
+            "losses.control: expected an extractor that results are seen by, found none for seg; set loss_extractor, such as gradient, "
+            "or losses.control=0",
+        ),
+        (
+            {"extractor": "canny"},
+            "losses.control: expected an extractor with a gradient, found canny; set loss_extractor to one of gradient, hed, dpt-hybrid-midas",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_or_trained_is_one_line(changes, message):
+    with pytest.raises(UsageError) as caught:
+        drawing.check_drawing(AdapterTraining(**({"control": "edge"} | changes)))
+    assert str(caught.value) == message
+
+
+def _maps(folder: Path, photos: Path, make=lambda picture: picture) -> Path:
+    for path in photos.rglob("*.png"):
+        target = folder / path.relative_to(photos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            make(picture).save(target)
+    return folder
+
+
+def test_maps_are_cut_like_their_photos(stage_of, folders, tmp_path):
+    notes = []
+    maps = _maps(tmp_path / "maps", folders[0])
+    stage = stage_of(maps=maps, losses={"control": 1.0, "style": 1.0})
+    batch, terms = _terms(stage)
+    assert torch.allclose(batch.control * 2 - 1, batch.photo, atol=1e-6)
+    assert terms["control"] > 0 and stage.drawing.extractor == "maps" and stage.drawing.draw is None
+    assert stage.preview().std() > 0
+    (maps / "sub" / "0.png").unlink()
+    Image.new("RGB", (80, 80)).save(maps / "sub" / "1.png")
+    (maps / "sub" / "2.png").write_bytes(b"")
+    pool = drawing_pool(stage, maps, notes)
+    assert [np.abs(photo.astype(int) - control).max() for photo, control in (pool[i] for i in range(3))] == [0, 0, 0]
+    assert len(notes) == 3 and "left out 1 of 4 photos: without map" in notes[0]
+    assert any("expected the aspect ratio of its photo (80x100), found 80x80" in note for note in notes)
+    with pytest.raises(InputError, match="expected maps with the names of the photos, such as .*0.png, found none"):
+        drawing_pool(stage, tmp_path, notes)
+
+
+def drawing_pool(stage, maps, notes):
+    from hicast.training.maps import MapPool
+
+    return MapPool(maps, stage.photos, stage.resample, notes.append)
+
+
+def test_labels_of_regions_are_never_blended(stage_of, folders, tmp_path):
+    labels = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+
+    def regions(picture):
+        picked = labels[np.random.default_rng(0).integers(0, 3, (5, 6))]
+        return Image.fromarray(picked).resize((picture.width // 2, picture.height // 2), Image.Resampling.NEAREST)
+
+    stage = stage_of(control="seg", maps=_maps(tmp_path / "maps", folders[0], regions), losses={"control": 1.0}, loss_extractor="gradient")
+    batch, terms = _terms(stage)
+    assert set(map(tuple, batch.control.permute(0, 2, 3, 1).reshape(-1, 3).tolist())) == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
+    _assert_live(stage, terms)
+
+
+def test_parts_of_a_batch_are_those_of_the_whole(stage_of, folders, tmp_path):
+    for changes in ({"self_pairs": 0.5, "reference": True}, {"maps": _maps(tmp_path / "maps", folders[0])}):
+        stage = stage_of(**changes)
+        whole, parts = stage.batch(3, range(4)), [stage.batch(3, rows) for rows in (range(2), range(2, 4))]
+        for field in fields(whole):
+            values = [getattr(part, field.name) for part in parts]
+            if isinstance(values[0], torch.Tensor):
+                assert torch.equal(torch.cat(values), getattr(whole, field.name)), field.name
+            else:
+                assert values == [getattr(whole, field.name)] * 2
+
+
+def test_gradient_checkpointing_changes_no_gradient(stage_of):
+    found = []
+    for checkpointing in (False, True):
+        stage = stage_of(gradient_checkpointing=checkpointing)
+        calls = []
+        stage.model.unet.up_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
+        _, terms = _terms(stage)
+        before = len(calls)
+        found.append(_gradients(stage, terms["control"]))
+        assert (len(calls) > before) == checkpointing
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-7) for one, other in zip(*found, strict=True))
+
+
+def test_interrupted_run_ends_bit_identical_and_its_folder_names_its_base(stage_of, tmp_path):
+    stage_of().pipeline.save_pretrained(tmp_path / "image")
+    base = tmp_path / "image"
+    train(stage_of(base=base), tmp_path / "whole")
+    stopped = stage_of(base=base)
+    original = stopped.step
+
+    def dies(batch, step):
+        if step == 3:
+            raise RuntimeError("killed")
+        return original(batch, step)
+
+    stopped.step = dies
+    with pytest.raises(RuntimeError, match="killed"):
+        train(stopped, tmp_path / "parts")
+    assert train(stage_of(base=base), tmp_path / "parts").finished
+    pipelines = [HiCastPipeline.from_pretrained(tmp_path / name, dtype="float32") for name in ("whole", "parts", "image")]
+    one, other = (pipeline.adapters.state_dict() for pipeline in pipelines[:2])
+    assert one and all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(a, b) for a, b in zip(pipelines[0].model.parameters(), pipelines[2].model.parameters(), strict=True))
+    assert json.loads((tmp_path / "whole" / "model_index.json").read_text())["base"] == "../image"
+    about = read_metadata(tmp_path / "whole" / "adapters" / "edge" / "diffusion_pytorch_model.safetensors")
+    assert (about["component"], about["control"], about["extractor"], about["base"], about["step"]) == ("adapter", "edge", "gradient", "../image", "4")
+    assert json.loads(about["training"])["steps"] == 4 and about["format_version"] == "1" and pipelines[0].about["edge"] == about
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {"adapters", "checkpoints", "log.jsonl", "model_index.json"}
+
+
+def test_adapters_are_joined_and_travel(stage_of, tmp_path):
+    stage = stage_of(base=tmp_path / "image")
+    stage.pipeline.save_pretrained(tmp_path / "image")
+    stage.save(tmp_path / "runs" / "edge")
+    stage_of(base=tmp_path / "image", adapter=LIGHT | {"num_res_blocks": 2}).save(tmp_path / "runs" / "other")
+    joined = HiCastPipeline.from_pretrained(tmp_path / "runs" / "edge", dtype="float32",
+                                            adapters={"seg": tmp_path / "runs" / "other" / "adapters" / "edge"})
+    assert joined.adapters.names == ("edge", "seg")
+    with pytest.raises(ModelError, match="adapter 'depth': expected one in '.*other', found edge"):
+        HiCastPipeline.from_pretrained(tmp_path / "image", adapters={"depth": tmp_path / "runs" / "other"})
+    joined.save_pretrained(tmp_path / "far" / "away")
+    again = HiCastPipeline.from_pretrained(tmp_path / "far" / "away", dtype="float32")
+    assert again.adapters.names == ("edge", "seg") and again.about["seg"]["extractor"] == "gradient"
+    assert "base" not in json.loads((tmp_path / "far" / "away" / "model_index.json").read_text())
+    content, style = torch.rand(1, 3, 64, 64) * 2 - 1, again.encode_style([(torch.rand(1, 3, 64, 64), 1.0)])
+    maps = {name: torch.rand(1, 3, 64, 64) for name in again.adapters.names}
+    results = [
+        pipeline.stylize_image(content, style, size=64, steps=1, controls=maps, adapters=weights)
+        for pipeline, weights in ((joined, {"edge": 1.0, "seg": 0.5}), (again, {"edge": 1.0, "seg": 0.5}), (again, {"edge": 1.0}), (again, {}))
+    ]
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[1], results[2]) and not torch.equal(results[2], results[3])
+
+
+def test_without_a_base_the_whole_model_is_written(stage_of, tmp_path):
+    stage = stage_of()
+    stage.save(tmp_path / "run")
+    pipeline = HiCastPipeline.from_pretrained(tmp_path / "run", dtype="float32")
+    assert pipeline.adapters.names == ("edge",) and pipeline.about["edge"]["control"] == "edge"
+
+
+def test_sheets_show_fixed_samples(stage_of):
+    stage = stage_of()
+    one, again = stage.preview(), stage.preview()
+    assert one.dtype == np.uint8 and (one == again).all() and one.std() > 0
