@@ -172,7 +172,7 @@ def image_pass(stage: Any, batch: Any) -> Tensor:
     with torch.no_grad():
         clean = stage.codec.encode(image).float()
         stage.vgg(image, tuple(stage.settings.content_layers))
-    decoded = stage.codec.decode(stage._estimate(batch, stage.conditions(batch, clean))).float()
+    decoded = stage.codec.decode(stage._estimate(batch, clean, stage.conditions(batch, clean))).float()
     return sum(value.float().mean() for value in stage.vgg(decoded, stage.taps).values())
 
 

@@ -31,6 +31,7 @@ from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 
 INDEX_FILE = "model_index.json"
+CONTEXT_FILE = "context.safetensors"
 FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
 MULTIPLE = 32
@@ -73,7 +74,6 @@ class HiCastPipeline:
                 f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
                 f"{index.get('format')}: convert it or update hicast"
             )
-        context = folder / "context.safetensors"
         adapters = sorted(path for path in (folder / "adapters").glob("*") if path.is_dir())
         pipeline = cls(
             HiCastModel.from_pretrained(folder),
@@ -81,7 +81,7 @@ class HiCastPipeline:
             load_module(lambda config: StyleEncoder(**config), folder / "style_encoder"),
             load_json(folder / "scheduler" / "scheduler_config.json"),
             index=index,
-            context=load_safetensors(context)["context"].float() if context.is_file() else None,
+            context=load_context(folder),
             adapters={path.name: load_module(lambda config: T2IAdapter(**config), path) for path in adapters},
         )
         return pipeline.to(device, dtype)
@@ -97,7 +97,7 @@ class HiCastPipeline:
         (folder / "scheduler").mkdir(exist_ok=True)
         save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
         if self.context is not None:
-            save_safetensors({"context": self.context}, folder / "context.safetensors", {})
+            save_safetensors({"context": self.context}, folder / CONTEXT_FILE, {})
         fixed = {"_class_name": "HiCastPipeline", "format": FORMAT_VERSION, "autoencoder": type(self.autoencoder).__name__}
         save_json(self.index | fixed, folder / INDEX_FILE)
 
@@ -193,6 +193,12 @@ class HiCastPipeline:
             return _in_tiles(self.model, batch, timestep, conditions, tile // 8)
 
         return guide_stacked(stacked, plan)
+
+
+def load_context(folder: Path) -> Tensor | None:
+    """The constant text context (1, tokens, width) of the model in `folder`, float32, or None where it has none."""
+    path = folder / CONTEXT_FILE
+    return load_safetensors(path)["context"].float() if path.is_file() else None
 
 
 def _in_tiles(model: HiCastModel, latents: Tensor, timestep: Tensor, conditions: Conditions, tile: int) -> Tensor:

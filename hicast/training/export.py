@@ -27,7 +27,7 @@ def stamp_model(folder: Path, settings: TrainSettings, step: int) -> None:
         stamp(path, {
             "component": path.parent.name,
             "stage": settings.stage,
-            "base": settings.start or settings.model,
+            "base": settings.start or getattr(settings, "base", None) or settings.model,
             "format_version": FORMAT_VERSION,
             "step": str(step),
             "training": training,

@@ -25,7 +25,7 @@ from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.data import PicturePool, center_crop, evenly, random_crop, sample_generator, to_batch
-from hicast.training.image_terms import OF_TARGETS, TAPS, Judged, image_terms, shares
+from hicast.training.image_terms import OF_TARGETS, TAPS, TERMS, Judged, image_terms, shares
 from hicast.training.sources import OnNote
 from hicast.training.style_library import load_or_measure
 from hicast.training.targets import TargetPool
@@ -92,6 +92,8 @@ class ImageStage:
         if settings.compile:
             _compile(self.model.unet)
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
+        self.context = None if pipeline.context is None else pipeline.context.to(self.device)
+        self.terms = TERMS
         self.targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
         self.target_taps = _taps(settings, {name: TAPS[name] for name in OF_TARGETS})
         self.taps = _taps(settings, TAPS)
@@ -109,10 +111,7 @@ class ImageStage:
         side = settings.crop // self.codec.factor
         channels = self.model.unet.config.out_channels
         noise = torch.randn(settings.batch_size, channels, side, side, generator=generator)[rows.start : rows.stop]
-        last = self.scheduler.config.num_train_timesteps - 1
-        random = sample_generator(settings.seed, 2**41 + step)
-        later = random.random() < settings.later_steps
-        timestep = int(random.integers(last // 10, last)) if later else last
+        timestep = self._timestep(sample_generator(settings.seed, 2**41 + step))
         return ImageBatch(to_batch(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
                           torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), noise, timestep,
                           to_batch(results) if self.targets else None)
@@ -121,13 +120,13 @@ class ImageStage:
         """Loss terms of one batch; see the class."""
         with torch.no_grad():
             clean = self.codec.encode(batch.content.to(self.device, memory_format=torch.channels_last)).float()
-        estimate = self._estimate(batch, self.conditions(batch, clean))
-        return image_terms(self._judged(batch, clean, estimate))
+        estimate = self._estimate(batch, clean, self.conditions(batch, clean))
+        return image_terms(self._judged(batch, clean, estimate), self.terms)
 
     def conditions(self, batch: ImageBatch, clean: Tensor) -> Conditions:
         """What the net is told, dropped parts replaced by their null forms."""
         code = self._style_code(batch.style, batch.keep_style)
-        conditions = Conditions.of(clean, code, style_scale=batch.style_scale.to(self.device))
+        conditions = Conditions.of(clean, code, self.context, style_scale=batch.style_scale.to(self.device))
         keep = batch.keep_content.to(self.device)[:, None, None, None]
         return Conditions(
             content=conditions.content * keep,
@@ -147,7 +146,7 @@ class ImageStage:
         chosen = [evenly(len(self.paintings), len(photos))[row % len(self.paintings)] for row in range(len(photos))]
         clean = self.codec.encode(to_batch(photos).to(self.device)).float()
         code = self._style_code(torch.tensor(chosen), torch.ones(len(chosen), dtype=torch.bool))
-        conditions = Conditions.of(clean, code, style_scale=1.0)
+        conditions = Conditions.of(clean, code, self.context, style_scale=1.0)
         noise = draw_noise(clean.shape, settings.seed, self.device)
         result = sample(lambda latents, at: self._predict(latents, at, conditions), noise, self.scheduler, settings.sheet_steps,
                         torch.Generator().manual_seed(settings.seed))
@@ -161,10 +160,17 @@ class ImageStage:
 
     def _style_code(self, rows: Tensor, keep: Tensor) -> StyleCode:
         """The code of the paintings `rows` of the library, null where `keep` is False."""
-        vectors, tokens = self.library.vectors[rows].to(self.device), self.library.tokens[rows].float().to(self.device)
+        vectors, tokens = self.library.vectors[rows].to(self.device), self.library.tokens
+        tokens = None if tokens is None else tokens[rows].float().to(self.device)
         return self.style_encoder.normalized(vectors, tokens, keep.to(self.device))
 
-    def _estimate(self, batch: ImageBatch, conditions: Conditions) -> Tensor:
+    def _timestep(self, random: np.random.Generator) -> int:
+        """That of a whole batch: pure noise, or a later step of the sampling grid."""
+        last = self.scheduler.config.num_train_timesteps - 1
+        later = random.random() < self.settings.later_steps
+        return int(random.integers(last // 10, last)) if later else last
+
+    def _estimate(self, batch: ImageBatch, clean: Tensor, conditions: Conditions) -> Tensor:
         """Predicted clean latent, from noise or, at a later timestep, from the net's own first estimate."""
         noise = batch.noise.to(self.device)
         if batch.timestep >= self.scheduler.config.num_train_timesteps - 1:
@@ -192,7 +198,8 @@ class ImageStage:
                 result = self.vgg(batch.result.to(self.device, memory_format=torch.channels_last), self.target_taps)
         decoded = self.codec.decode(estimate).float()
         drawn = (batch.style_scale, batch.keep_style, batch.keep_content, batch.is_self)
-        return Judged(settings, self.library, decoded, self.vgg(decoded, self.taps), image, content, result, estimate, clean,
+        features = self.vgg(decoded, self.taps) if self.taps else {}
+        return Judged(settings, self.library, decoded, features, image, content, result, estimate, clean,
                       batch.style, **shares(*(values.to(self.device) for values in drawn)))
 
     def _sample(self, index: int) -> _Sample:

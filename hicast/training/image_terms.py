@@ -32,7 +32,8 @@ class Judged:
     `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, the `result` of
     another method's features or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
     (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
-    other method's result counts, `returned` where the latent itself must come back.
+    other method's result counts, `returned` where the latent itself must come back. `signal_to_noise` is that of what
+    the net was given; `style_unit` and `feature_unit` are the units of style vectors and features in published losses.
     """
 
     settings: ImageTraining
@@ -49,16 +50,23 @@ class Judged:
     held: Tensor
     aimed: Tensor
     returned: Tensor
+    signal_to_noise: float = 0.0
+    style_unit: float = 1.0
+    feature_unit: float = 1.0
 
     def of_paintings(self, measured: Mapping[str, Tensor], layers: Mapping[str, float]) -> dict[str, Tensor]:
         """The rows of this batch of what the library has `measured` at `layers`."""
         return {name: measured[name][self.paintings].float().to(self.decoded.device) for name in layers}
 
 
-def image_terms(judged: Judged) -> LossTerms:
-    """All terms that the settings give a weight."""
+Term = Callable[[Judged], Tensor]
+"""One value per sample (batch,), or for all of them together."""
+
+
+def image_terms(judged: Judged, terms: Mapping[str, Term] | None = None) -> LossTerms:
+    """All of `terms` (default: `TERMS`) that the settings give a weight."""
     wanted = judged.settings.losses
-    return {name: term(judged).mean() for name, term in TERMS.items() if wanted.get(name)}
+    return {name: term(judged).mean() for name, term in (terms or TERMS).items() if wanted.get(name)}
 
 
 def shares(style_scale: Tensor, keep_style: Tensor, keep_content: Tensor, is_self: Tensor) -> dict[str, Tensor]:
@@ -115,6 +123,11 @@ def _latent(judged: Judged) -> Tensor:
     return judged.returned * (judged.estimate - judged.clean).square().mean((1, 2, 3))
 
 
+def _noise(judged: Judged) -> Tensor:
+    """Squared error of the noise that an estimate implies, which is that of the latent times the signal-to-noise ratio."""
+    return judged.signal_to_noise * _latent(judged)
+
+
 def _target(judged: Judged) -> Tensor:
     return judged.aimed * target_distance(judged.features, judged.result, judged.settings.target_layers)
 
@@ -129,7 +142,7 @@ def _target_gram(judged: Judged) -> Tensor:
     return judged.aimed * gram_distance(judged.features, target, layers)
 
 
-TERMS: dict[str, Callable[[Judged], Tensor]] = {
+TERMS: dict[str, Term] = {
     "style": _style,
     "distribution": _distribution,
     "gram": _gram,
@@ -138,6 +151,7 @@ TERMS: dict[str, Callable[[Judged], Tensor]] = {
     "lattice": _lattice,
     "repetition": _repetition,
     "latent": _latent,
+    "noise": _noise,
     "target": _target,
     "target_texture": _target_texture,
     "target_gram": _target_gram,

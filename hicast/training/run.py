@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hicast.config.train import AutoencoderTraining, ImageTraining, TrainSettings
+from hicast.errors import UsageError
 from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from hicast.config.model import ModelConfig
+    from hicast.pipeline import HiCastPipeline
     from hicast.training.stage import Stage
 
 
@@ -51,7 +54,10 @@ def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
     from hicast.training import start
     from hicast.training.autoencoder_stage import AutoencoderStage
 
-    shape = merge(start.model_config(settings.model).autoencoder, settings.autoencoder)
+    config = start.model_config(settings.model)
+    if config.stock:
+        raise UsageError(f"--model {settings.model}: expected a model with an autoencoder of its own, found one that keeps Stable Diffusion's; begin with --stage image")
+    shape = merge(config.autoencoder, settings.autoencoder)
     folder = start.start_folder(settings.start, "autoencoder", ("autoencoder", "image"))
     earlier = start.load_autoencoder(folder, shape, f"model {settings.model} says") if folder else None
     settings = settings.model_copy(update={"autoencoder": shape})
@@ -60,31 +66,53 @@ def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
 
 
 def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
-    from hicast.encoders.style import StyleEncoder
-    from hicast.io.weights import load_module
-    from hicast.models.build import build_model
-    from hicast.models.hicast_model import HiCastModel
-    from hicast.pipeline import HiCastPipeline
     from hicast.training import start
-    from hicast.training.image_stage import ImageStage
+    from hicast.training.noise_stage import stage_class
 
     config = start.merged_unet(start.model_config(settings.model), settings.unet)
     folder = start.start_folder(settings.start, "image", ("autoencoder", "image"))
-    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
     fresh = folder is None or not (folder / "unet").is_dir()
-    if fresh:
-        model = build_model(config, settings.seed)
-        style_encoder = StyleEncoder(**config.style_encoder)
-        style_encoder.vgg.load_state_dict(start.shipped_style_encoder().vgg.state_dict())
-    else:
-        start.check_shape(folder / "unet", config.unet, f"model {settings.model} says")
-        start.check_shape(folder / "content_projection", config.content_projection, f"model {settings.model} says")
-        model = HiCastModel.from_pretrained(folder)
-        style_encoder = load_module(lambda stored: StyleEncoder(**stored), folder / "style_encoder")
-    pipeline = HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
+    pipeline = _fresh_pipeline(settings, config, opening, folder) if fresh else _earlier_pipeline(settings, config, opening, folder)
+    pipeline.index |= {"defaults": config.defaults, "style_side": settings.style_side}
+    stage = stage_class(pipeline.scheduler_config.get("prediction_type", "epsilon"), settings)
     cache = opening.output / "cache" / "styles.safetensors"
-    return ImageStage(settings, settings.content, settings.style, pipeline, cache, fit_style=fresh, device=opening.device,
-                      on_measure=opening.on_measure, on_note=opening.on_note)
+    return stage(settings, settings.content, settings.style, pipeline, cache, fit_style=fresh, device=opening.device,
+                 on_measure=opening.on_measure, on_note=opening.on_note)
+
+
+def _fresh_pipeline(settings: ImageTraining, config: ModelConfig, opening: Opening, folder: Path | None) -> HiCastPipeline:
+    """A net that has not been trained for this yet: random, or stock Stable Diffusion where the model is made of that."""
+    from hicast.encoders.style import StyleEncoder
+    from hicast.models.build import build_model
+    from hicast.pipeline import HiCastPipeline
+    from hicast.training import start
+
+    style_encoder = StyleEncoder(**config.style_encoder)
+    style_encoder.vgg.load_state_dict(start.shipped_style_encoder().vgg.state_dict())
+    if config.stock:
+        from hicast.training.stock import stock_folder, stock_pipeline
+
+        return stock_pipeline(stock_folder(settings.base, config, opening.on_note), config, style_encoder, settings.seed)
+    if settings.base:
+        raise UsageError(f"--base: expected a model that is made of Stable Diffusion (--model sd15), found --model {settings.model}; drop one")
+    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
+    return HiCastPipeline(build_model(config, settings.seed), autoencoder, style_encoder, config.scheduler)
+
+
+def _earlier_pipeline(settings: ImageTraining, config: ModelConfig, opening: Opening, folder: Path) -> HiCastPipeline:
+    """The result of an earlier image stage."""
+    from hicast.encoders.style import StyleEncoder
+    from hicast.io.weights import load_module
+    from hicast.models.hicast_model import HiCastModel
+    from hicast.pipeline import HiCastPipeline, load_context
+    from hicast.training import start
+
+    start.check_shape(folder / "unet", config.unet, f"model {settings.model} says")
+    start.check_shape(folder / "content_projection", config.content_projection, f"model {settings.model} says")
+    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
+    style_encoder = load_module(lambda stored: StyleEncoder(**stored), folder / "style_encoder")
+    model = HiCastModel.from_pretrained(folder)
+    return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, context=load_context(folder))
 
 
 def _image_autoencoder(settings: ImageTraining, opening: Opening, folder: Path | None, channels: int) -> nn.Module:
