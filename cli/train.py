@@ -53,12 +53,15 @@ def train(
 
 
 def _run(console: Console, stage: str, settings: TrainSettings, max_minutes: float | None, resume: bool) -> Any:
-    check_data(settings, STAGES[stage])
+    pictures = check_data(settings, STAGES[stage])
     from hicast.training.loop import train as run_loop
+    from hicast.training.memory import check_memory
     from hicast.training.processes import batch_parts, open_accelerator
 
     accelerator = open_accelerator(settings.device)
     batch_parts(settings, accelerator.num_processes, accelerator.process_index)
+    if STAGES[stage].outline:
+        check_memory(settings, STAGES[stage].outline, pictures, accelerator.device, accelerator.num_processes, console.info)
     with console.progress("measuring paintings") as on_measure, accelerator.main_process_first():
         opening = Opening(accelerator.device, settings.output, on_measure, console.info)
         opened = STAGES[stage].open(settings, opening)

@@ -96,7 +96,7 @@ class ImageStage:
         self.terms = TERMS
         self.targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
         self.target_taps = _taps(settings, {name: TAPS[name] for name in OF_TARGETS})
-        self.taps = _taps(settings, TAPS)
+        self.taps = image_taps(settings)
 
     def trainable(self) -> dict[str, nn.Module]:
         """The U-Net and the content projection."""
@@ -230,6 +230,11 @@ class _Sample(NamedTuple):
     keep_style: bool
     keep_content: bool
     is_self: bool
+
+
+def image_taps(settings: ImageTraining) -> tuple[str, ...]:
+    """VGG layers at which the decoded estimate is read."""
+    return _taps(settings, TAPS)
 
 
 def _taps(settings: ImageTraining, keys: Mapping[str, str]) -> tuple[str, ...]:

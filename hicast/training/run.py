@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hicast.config.model import ModelConfig
     from hicast.pipeline import HiCastPipeline
+    from hicast.training.memory import Outline
     from hicast.training.stage import Stage
 
 
@@ -35,18 +36,24 @@ class Opening:
 
 @dataclass(frozen=True)
 class StageKind:
-    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value."""
+    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value.
+
+    `outline(settings)` gives the nets that it will have as a `memory.Outline`, for the memory that a run needs.
+    """
 
     settings: type[TrainSettings]
     open: Callable[[TrainSettings, Opening], Stage]
     reads: tuple[str, ...]
     needs: tuple[str, ...]
+    outline: Callable[[TrainSettings], Outline] | None = None
 
 
-def check_data(settings: TrainSettings, kind: StageKind) -> None:
-    """List all data that the stage reads; raises InputError for a place that is missing or holds none of it."""
-    for key in kind.reads:
-        list_sources(getattr(settings, key), CLIPS if key == "video" else PICTURES)
+def check_data(settings: TrainSettings, kind: StageKind) -> dict[str, int]:
+    """How many files there are of all data that the stage reads, by its key.
+
+    Raises InputError for a place that is missing or holds none of it.
+    """
+    return {key: len(list_sources(getattr(settings, key), CLIPS if key == "video" else PICTURES)) for key in kind.reads}
 
 
 def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
@@ -131,7 +138,19 @@ def _image_autoencoder(settings: ImageTraining, opening: Opening, folder: Path |
     return fitted_autoencoder(start.model_config(settings.model).autoencoder, pool, settings.seed)
 
 
+def _outline_autoencoder(settings: AutoencoderTraining) -> Outline:
+    from hicast.training.outlines import outline_autoencoder
+
+    return outline_autoencoder(settings)
+
+
+def _outline_image(settings: ImageTraining) -> Outline:
+    from hicast.training.outlines import outline_image
+
+    return outline_image(settings)
+
+
 STAGES = {
-    "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output")),
-    "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output")),
+    "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output"), _outline_autoencoder),
+    "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output"), _outline_image),
 }
