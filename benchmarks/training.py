@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 SHARE_GOAL = 0.85
-PICTURES, SIDE = 24, 512
+PICTURES, SIDE, FRAMES = 24, 512, 48
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -47,10 +47,12 @@ def main(words: Sequence[str] | None = None) -> None:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The options; `--worker` is for the processes that this script starts."""
     parser = argparse.ArgumentParser(description="Time the training stages of hicast.")
-    parser.add_argument("--stages", type=lambda text: text.split(","), default=["autoencoder", "image"], metavar="A,B")
+    parser.add_argument("--stages", type=lambda text: text.split(","), default=list(NETS), metavar="A,B")
     parser.add_argument("--preset", default="compact-{stage}", help="training preset; {stage} is replaced (default: compact-{stage})")
     parser.add_argument("--from", dest="start", help="earlier result for the image stage (default: a fresh autoencoder)")
     parser.add_argument("--content", type=Path, help="folder of pictures (default: synthetic ones)")
+    parser.add_argument("--video", type=Path, help="folder of clips (default: synthetic ones)")
+    parser.add_argument("--set", dest="words", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeat for several")
     parser.add_argument("--processes", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2], metavar="1,2")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of all processes together (default: 2)")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="steps of one block (default: 10)")
@@ -67,8 +69,8 @@ def measure(options: argparse.Namespace, stage: str, processes: int) -> dict[str
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, options.threads // processes))}
     with tempfile.TemporaryDirectory() as folder:
         passed = {"preset": options.preset, "steps": options.steps, "blocks": options.blocks, "device": options.device}
-        passed |= {name: value for name, value in (("from", options.start), ("content", options.content)) if value}
-        words = [word for name, value in passed.items() for word in (f"--{name}", str(value))]
+        passed |= {name: value for name, value in (("from", options.start), ("content", options.content), ("video", options.video)) if value}
+        words = [word for name, value in [*passed.items(), *(("set", word) for word in options.words)] for word in (f"--{name}", str(value))]
         command = [sys.executable, *launch, __file__, *words, "--worker", stage, folder]
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
         if done.returncode:
@@ -99,7 +101,7 @@ def work(options: argparse.Namespace) -> None:
             trainer.advance(used[-1], step)
         middle = perf_counter()
         for part in (part for batch in used for part in batch):
-            NETS[options.worker[0]](stage, part).backward()
+            bare_pass(options.worker[0])(stage, part).backward()
             trainer.training.optimizer.zero_grad()
             float(next(iter(trainer.parameters.values())).flatten()[0])  # waits for the device
         if block >= 0:  # the first is a warm-up
@@ -120,15 +122,17 @@ def work(options: argparse.Namespace) -> None:
 
 def open_stage(options: argparse.Namespace, device: Any) -> Stage:
     """The stage of the worker, as the command line opens it."""
+    from hicast.config.layers import parse_set
     from hicast.config.train_layers import resolve_training
     from hicast.training.run import STAGES, Opening
 
     name, folder = options.worker[0], Path(options.worker[1])
     content = options.content or pictures(folder / "pictures")
-    flags = {"content": [content], "style": [content], "output": folder}
+    places = {"content": content, "style": content, "video": options.video or (clips(folder / "clips") if "video" in STAGES[name].reads else None)}
+    flags = {key: [places[key]] for key in STAGES[name].reads} | {"output": folder}
     flags |= {"from": options.start} if options.start and name != "autoencoder" else {}
     kinds = {name: kind.settings for name, kind in STAGES.items()}
-    settings = resolve_training(name, kinds, preset=options.preset.format(stage=name), flags=flags)
+    settings = resolve_training(name, kinds, preset=options.preset.format(stage=name), words=parse_set(options.words), flags=flags)
     return STAGES[name].open(settings, Opening(device, folder))
 
 
@@ -142,6 +146,27 @@ def pictures(folder: Path) -> Path:
         if not target.exists():
             smooth = np.asarray(Image.fromarray(rough).resize((SIDE * 4 // 3, SIDE))).astype(int)
             Image.fromarray((smooth + random.integers(-20, 21, smooth.shape)).clip(0, 255).astype(np.uint8)).save(target)
+    return folder
+
+
+def clips(folder: Path) -> Path:
+    """A folder of synthetic clips: a window that moves over each synthetic photo."""
+    import av
+
+    folder.mkdir(exist_ok=True)
+    photos = sorted(pictures(folder.parent / "pictures").glob("*.jpg"))
+    for path in photos[: PICTURES // 3]:
+        target = folder / f"{path.stem}.mp4"
+        if target.exists():
+            continue
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        with av.open(str(target), "w") as clip:
+            stream = clip.add_stream("libx264", rate=24)
+            stream.height, stream.width, stream.pix_fmt = SIDE // 2, SIDE // 2, "yuv420p"
+            for at in range(FRAMES):
+                window = np.ascontiguousarray(pixels[at : at + SIDE // 2, 2 * at : 2 * at + SIDE // 2])
+                clip.mux(stream.encode(av.VideoFrame.from_ndarray(window, format="rgb24")))
+            clip.mux(stream.encode())
     return folder
 
 
@@ -172,11 +197,17 @@ def image_pass(stage: Any, batch: Any) -> Tensor:
     with torch.no_grad():
         clean = stage.codec.encode(image).float()
         stage.vgg(image, tuple(stage.settings.content_layers))
-    decoded = stage.codec.decode(stage._estimate(batch, stage.conditions(batch, clean))).float()
+    decoded = stage.codec.decode(stage.estimate(batch, clean, stage.conditions(batch, clean))).float()
     return sum(value.float().mean() for value in stage.vgg(decoded, stage.taps).values())
 
 
 NETS: dict[str, Callable[[Any, Any], Any]] = {"autoencoder": autoencoder_pass, "image": image_pass}
+"""The bare pass of a stage: its nets on one batch, and a number to go back from. Others are timed by name where they have a `bare_pass(batch)`."""
+
+
+def bare_pass(name: str) -> Callable[[Any, Any], Tensor]:
+    """The bare pass of the stage called `name`."""
+    return NETS.get(name) or (lambda stage, batch: stage.bare_pass(batch))
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -29,6 +29,7 @@ def train(
     control: Annotated[ControlName | None, typer.Option("--control", help="What the adapter holds of the photo (stage adapter).", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model and its checkpoints go.", show_default=False)] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="FOLDER", help="Result of an earlier stage, or the name of a shipped model.", show_default=False)] = None,
+    base: Annotated[str | None, typer.Option("--base", metavar="NAME", help="Stock Stable Diffusion 1.5 to begin --model sd15 with: a folder or hub id.", show_default=False)] = None,
     model: options.Model = None,
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Training preset or YAML file. Default: MODEL-STAGE.", show_default=False)] = None,
     max_minutes: Annotated[float | None, typer.Option("--max-minutes", metavar="X", help="Save and stop after this time.", show_default=False)] = None,
@@ -42,7 +43,8 @@ def train(
     """Train a stage of the model; the same command again goes on where it stopped."""
     follower = int(os.environ.get("RANK", "0")) > 0  # one of several processes, of which the first speaks
     console = options.open_console(ctx, as_json and not follower, quiet or follower, verbose)
-    given = {"content": content, "style": style, "control": control, "output": output, "from": start, "model": model, "device": device}
+    given = {"content": content, "style": style, "control": control, "output": output, "from": start, "base": base, "model": model,
+             "device": device}  # fmt: skip
     flags = {key: value for key, value in given.items() if value}
     kinds = {name: kind.settings for name, kind in STAGES.items()}
     settings = resolve_training(stage, kinds, preset=preset, words=parse_set(set_words or []), flags=flags)
@@ -55,12 +57,15 @@ def train(
 
 
 def _run(console: Console, stage: str, settings: TrainSettings, max_minutes: float | None, resume: bool) -> Any:
-    check_data(settings, STAGES[stage])
+    pictures = check_data(settings, STAGES[stage])
     from hicast.training.loop import train as run_loop
+    from hicast.training.memory import check_memory
     from hicast.training.processes import batch_parts, open_accelerator
 
     accelerator = open_accelerator(settings.device)
     batch_parts(settings, accelerator.num_processes, accelerator.process_index)
+    if STAGES[stage].outline:
+        check_memory(settings, STAGES[stage].outline, pictures, accelerator.device, accelerator.num_processes, console.info)
     with console.progress("measuring paintings") as on_measure, accelerator.main_process_first():
         opening = Opening(accelerator.device, settings.output, on_measure, console.info)
         opened = STAGES[stage].open(settings, opening)

@@ -33,6 +33,7 @@ from hicast.io.weights import (
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 
+CONTEXT_FILE = "context.safetensors"
 FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
 MULTIPLE = 32
@@ -82,14 +83,13 @@ class HiCastPipeline:
                     f"{index.get('format')}: convert it or update hicast"
                 )
         joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in (adapters or {}).items()}
-        context = folder / "context.safetensors"
         pipeline = cls(
             HiCastModel.from_pretrained(folder),
             load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
             load_module(lambda config: StyleEncoder(**config), folder / "style_encoder"),
             load_json(folder / "scheduler" / "scheduler_config.json"),
             index=index,
-            context=load_safetensors(context)["context"].float() if context.is_file() else None,
+            context=load_context(folder),
             adapters={key: load_module(lambda config: T2IAdapter(**config), path) for key, path in joined.items()},
         )
         pipeline.about = {key: read_metadata(path / WEIGHTS_FILE) for key, path in joined.items()}
@@ -109,7 +109,7 @@ class HiCastPipeline:
         (folder / "scheduler").mkdir(exist_ok=True)
         save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
         if self.context is not None:
-            save_safetensors({"context": self.context}, folder / "context.safetensors", {})
+            save_safetensors({"context": self.context}, folder / CONTEXT_FILE, {})
         fixed = {"_class_name": "HiCastPipeline", "format": FORMAT_VERSION, "autoencoder": type(self.autoencoder).__name__}
         save_json(self.index | fixed, folder / INDEX_FILE)
 
@@ -211,6 +211,12 @@ class HiCastPipeline:
             return _in_tiles(self.model, batch, timestep, conditions, tile // 8)
 
         return guide_stacked(stacked, plan)
+
+
+def load_context(folder: Path) -> Tensor | None:
+    """The constant text context (1, tokens, width) of the model in `folder`, float32, or None where it has none."""
+    path = folder / CONTEXT_FILE
+    return load_safetensors(path)["context"].float() if path.is_file() else None
 
 
 def _in_tiles(model: HiCastModel, latents: Tensor, timestep: Tensor, conditions: Conditions, tile: int) -> Tensor:

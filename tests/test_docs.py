@@ -14,6 +14,8 @@ from hicast import __version__
 from hicast.cli import main
 from hicast.config.presets import list_presets
 from hicast.config.stylize import load_style_preset, resolve_stylize, stylize_layers
+from hicast.config.train_layers import resolve_training
+from hicast.training.run import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 README, CARD, NOTICE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "MODEL_CARD.md", "NOTICE"))
@@ -71,6 +73,7 @@ def stand_ins(workplace, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "hicast.pipeline", module)
     outcome = SimpleNamespace(folder=Path("runs/image"), step=1, finished=True)
     monkeypatch.setattr("hicast.cli.train._run", lambda *request: outcome)
+    (workplace / "hicast.yaml").write_text(_blocks(README, "yaml")[-1])
 
 
 @pytest.mark.parametrize("command", main.COMMANDS, ids=lambda command: " ".join(command.words))
@@ -107,12 +110,15 @@ def test_the_table_of_presets_is_that_of_the_package():
 
 
 def test_yaml_in_the_readme_is_valid(workplace):
-    look, settings = _blocks(README, "yaml")
+    look, settings, training = _blocks(README, "yaml")
     (workplace / "look.yaml").write_text(look)
     (workplace / "hicast.yaml").write_text(settings)
     _, layers = stylize_layers("stylize-image", "look.yaml")
     resolved = resolve_stylize(layers)
     assert (resolved.style_scale, resolved.size, resolved.device) == (1.2, 512, "cpu")
+    (workplace / "hicast.yaml").write_text(training)
+    settings = resolve_training("image", {name: kind.settings for name, kind in STAGES.items()})
+    assert (settings.content, settings.output, settings.model) == ((Path("photos"),), Path("runs/short"), "debug")
 
 
 @pytest.mark.parametrize("text", [README, CARD], ids=["README", "MODEL_CARD"])

@@ -15,6 +15,8 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str = ""
+    stock: str | None = None
+    """Hub id of the Stable Diffusion whose net a fresh model starts from and whose autoencoder it keeps."""
     autoencoder: Part = {}
     style_encoder: Part = {}
     content_projection: Part = {}

@@ -29,10 +29,16 @@ Paths = Annotated[tuple[Path, ...], BeforeValidator(_several)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 
 REMARKS = frozenset(
-    ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "model", "device", "checkpoint_every", "keep_checkpoints",
+    ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "base", "model", "device",
+     "checkpoint_every", "keep_checkpoints",
      "log_every", "sheet_every", "sheet_steps", "tensorboard", "cache_gigabytes", "readers", "most_bad_steps")
 )  # fmt: skip
 """Keys that do not change what a run computes, so that it can be resumed with others."""
+
+UNPUBLISHED_TERMS = frozenset(
+    ("distribution", "color", "content", "lattice", "repetition", "target_latent", "target", "target_texture", "target_gram", "target_color")
+)
+"""Loss terms of the image stage that the published method lacks."""
 
 
 class TrainSettings(BaseModel):
@@ -151,10 +157,14 @@ class ImageTraining(RepaintTraining):
     """Stage `image`: the latent diffusion model that takes content and style as conditions."""
 
     stage: Literal["image"] = "image"
+    base: str | None = None
+    """Stock Stable Diffusion 1.5 that a fresh model starts from: a folder in diffusers layout, or a hub id."""
+    reference: bool = False
+    """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style` and `gram` only."""
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
-    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "target_latent", "target",
-                         "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
+    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "noise", "target_latent",
+                         "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
     target_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}

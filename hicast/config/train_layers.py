@@ -9,7 +9,7 @@ from typing import Any
 from hicast.config.layers import Layer, combine, command_layer, merge
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice
-from hicast.config.train import AdapterTraining, TrainSettings
+from hicast.config.train import UNPUBLISHED_TERMS, AdapterTraining, TrainSettings
 from hicast.errors import SettingsError, UsageError
 
 FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
@@ -65,6 +65,11 @@ def contradictions(settings: TrainSettings) -> list[str]:
     dropped = getattr(settings, "drop_style", 0) + getattr(settings, "drop_content", 0)
     if dropped > 1:
         found.append(f"drop_style, drop_content: expected a sum of at most 1, found {dropped:g}; lower one")
+    if getattr(settings, "base", None) and settings.start:
+        found.append("--base, --from: expected one of them to start from, found both; drop one")
+    own = sorted(name for name in UNPUBLISHED_TERMS if settings.losses.get(name))
+    if getattr(settings, "reference", False) and own and settings.stage == "image":
+        found.append(f"losses: expected latent, noise, style and gram with reference: true, found {', '.join(own)}; set them to 0")
     if settings.autocast == "float16" and settings.device == "cpu":
         found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
     if isinstance(settings, AdapterTraining):

@@ -50,7 +50,7 @@ def load_safetensors(
     with _opened(Path(path)) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     if expected_shapes is not None:
-        _check_shapes(Path(path), tensors, expected_shapes)
+        check_shapes(Path(path), tensors, expected_shapes)
     return tensors
 
 
@@ -157,8 +157,8 @@ def place(module: Module, device: torch.device | str, dtype: torch.dtype | None 
     return nn.Module.to(module, device=device, dtype=dtype, memory_format=torch.channels_last)
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> None:
-    """Raise ModelError with the first difference in names or shapes."""
+def check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> None:
+    """Raise ModelError with the first difference in names or shapes of the `tensors` read from `path`."""
     missing = sorted(set(expected) - set(tensors))
     if missing:
         raise ModelError(f"weights '{path}': expected '{missing[0]}', found no such tensor ({len(missing)} missing)")

@@ -179,8 +179,6 @@ def _base(modulated: Tensor, conditions: Conditions) -> Tensor:
     """What the U-Net's output is added to: the modulated content, the photo's own latents as the style fades."""
     faded = (1 - _style_scale(conditions)).clamp(0, 1)
     faded = torch.where(_keep_style(conditions), faded, torch.ones_like(faded))[:, None, None, None].to(modulated)
-    if not faded.any():
-        return modulated
     own = conditions.content * conditions.content_std + conditions.content_mean
     return (1 - faded) * modulated + faded * own
 

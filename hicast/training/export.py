@@ -29,7 +29,7 @@ def stamp_model(folder: Path, settings: TrainSettings, step: int) -> None:
         stamp(path, {
             "component": "adapter" if path in adapters else path.parent.name,
             "stage": settings.stage,
-            "base": read_metadata(path).get("base") or settings.start or settings.model,
+            "base": read_metadata(path).get("base") or settings.start or getattr(settings, "base", None) or settings.model,
             "format_version": FORMAT_VERSION,
             "step": str(step),
             "training": training,

@@ -15,10 +15,11 @@ from hicast.config.train import ImageTraining
 from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.losses.terms import LossTerms
+from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.adversary import Adversary
 from hicast.training.data import center_crop, evenly, random_crop, sample_generator, to_batch
-from hicast.training.image_terms import OF_LATENTS, OF_TARGETS, TAPS, Result, image_terms
+from hicast.training.image_terms import OF_LATENTS, OF_TARGETS, TAPS, TERMS, Result, image_terms
 from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage, taps
 from hicast.training.sources import OnNote
 from hicast.training.targets import TargetPool
@@ -53,6 +54,7 @@ class ImageStage(RepaintStage):
                          on_measure=on_measure, on_note=on_note)
         self.model.requires_grad_(True)
         self.targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
+        self.terms = TERMS
         self.adversary = Adversary(settings, self.device)
         self.target_taps = taps(settings, {name: TAPS[name] for name in OF_TARGETS})
 
@@ -73,13 +75,18 @@ class ImageStage(RepaintStage):
     def step(self, batch: ImageBatch, step: int) -> LossTerms:
         """Loss terms of one batch; see the class."""
         clean = self.encode(batch.content)
-        estimate = self.own_estimate(batch, self.conditions(batch, clean))
+        estimate = self.estimate(batch, clean, self.conditions(batch, clean))
         seen = any(weight for name, weight in self.settings.losses.items() if name not in OF_LATENTS)
         judged = self.judged(batch, clean, estimate, self._result(batch), decode=seen)
+        terms = image_terms(judged, self.terms)
         if batch.painting is None:
-            return image_terms(judged)
+            return terms
         painting = batch.painting.to(self.device, memory_format=torch.channels_last)
-        return image_terms(judged) | self.adversary.terms(judged.decoded, painting, batch.keep_style.to(self.device), step)
+        return terms | self.adversary.terms(judged.decoded, painting, batch.keep_style.to(self.device), step)
+
+    def estimate(self, batch: ImageBatch, clean: Tensor, conditions: Conditions) -> Tensor:
+        """The clean latent that the net predicts for photos whose latent is `clean`."""
+        return self.own_estimate(batch, conditions)
 
     @torch.no_grad()
     def preview(self) -> np.ndarray:
@@ -134,3 +141,8 @@ class _Sample(NamedTuple):
     keep_style: bool
     keep_content: bool
     is_self: bool
+
+
+def image_taps(settings: ImageTraining) -> tuple[str, ...]:
+    """VGG layers at which the decoded estimate is read."""
+    return taps(settings, TAPS)

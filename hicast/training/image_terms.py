@@ -43,7 +43,8 @@ class Judged:
     another method or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
     (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
     other method's result counts and its `strength` by the style scale, `returned` where the latent itself must come back.
-    `decoded` is missing where no term looks at it.
+    `decoded` is missing where no term looks at it. `signal_to_noise` is that of what the net was given; `style_unit` and
+    `feature_unit` are the units of style vectors and features in published losses.
     """
 
     settings: RepaintTraining
@@ -61,16 +62,23 @@ class Judged:
     aimed: Tensor
     strength: Tensor
     returned: Tensor
+    signal_to_noise: float = 0.0
+    style_unit: float = 1.0
+    feature_unit: float = 1.0
 
     def of_paintings(self, measured: Mapping[str, Tensor], layers: Mapping[str, float]) -> dict[str, Tensor]:
         """The rows of this batch of what the library has `measured` at `layers`."""
         return {name: measured[name][self.paintings].float().to(self.estimate.device) for name in layers}
 
 
-def image_terms(judged: Judged) -> LossTerms:
-    """All terms that the settings give a weight."""
+Term = Callable[[Judged], Tensor]
+"""One value per sample (batch,), or for all of them together."""
+
+
+def image_terms(judged: Judged, terms: Mapping[str, Term] | None = None) -> LossTerms:
+    """All of `terms` (default: `TERMS`) that the settings give a weight."""
     wanted = judged.settings.losses
-    return {name: term(judged).mean() for name, term in TERMS.items() if wanted.get(name)}
+    return {name: term(judged).mean() for name, term in (terms or TERMS).items() if wanted.get(name)}
 
 
 def shares(style_scale: Tensor, keep_style: Tensor, keep_content: Tensor, is_self: Tensor) -> dict[str, Tensor]:
@@ -135,6 +143,11 @@ def _target_latent(judged: Judged) -> Tensor:
     return judged.aimed * (judged.estimate - target).abs().mean((1, 2, 3))
 
 
+def _noise(judged: Judged) -> Tensor:
+    """Squared error of the noise that an estimate implies, which is that of the latent times the signal-to-noise ratio."""
+    return judged.signal_to_noise * _latent(judged)
+
+
 def _target(judged: Judged) -> Tensor:
     return judged.aimed * judged.strength * target_distance(judged.features, judged.result.features, judged.settings.target_layers)
 
@@ -155,7 +168,7 @@ def _target_gram(judged: Judged) -> Tensor:
     return judged.aimed * judged.strength * gram_distance(judged.features, target, layers)
 
 
-TERMS: dict[str, Callable[[Judged], Tensor]] = {
+TERMS: dict[str, Term] = {
     "style": _style,
     "distribution": _distribution,
     "gram": _gram,
@@ -165,6 +178,7 @@ TERMS: dict[str, Callable[[Judged], Tensor]] = {
     "repetition": _repetition,
     "latent": _latent,
     "target_latent": _target_latent,
+    "noise": _noise,
     "target": _target,
     "target_texture": _target_texture,
     "target_gram": _target_gram,
@@ -183,7 +197,7 @@ TAPS = {
 }
 """The setting that lists the VGG layers of a term."""
 
-OF_LATENTS = ("latent", "target_latent")
+OF_LATENTS = ("latent", "noise", "target_latent")
 """Terms that need no decoded picture."""
 
 OF_TARGETS = ("target", "target_texture", "target_gram")

@@ -143,7 +143,7 @@ class RepaintStage:
         with torch.no_grad():
             content = self.vgg(image, tuple(settings.content_layers)) if settings.losses.get("content") else {}
         decoded = self.codec.decode(estimate).float() if decode else None
-        features = self.vgg(decoded, self.taps) if self.taps else {}
+        features = self.vgg(decoded, self.taps) if self.taps and decode else {}
         drawn = (batch.style_scale, batch.keep_style, batch.keep_content, batch.is_self)
         return Judged(settings, self.library, decoded, features, image, content, result, estimate, clean, batch.style,
                       **shares(*(values.to(self.device) for values in drawn)))

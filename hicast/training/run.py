@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, RepaintTraining, TrainSettings
+from hicast.errors import UsageError
 from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from hicast.config.model import ModelConfig
     from hicast.pipeline import HiCastPipeline
+    from hicast.training.memory import Outline
     from hicast.training.stage import Stage
 
 
@@ -34,18 +36,24 @@ class Opening:
 
 @dataclass(frozen=True)
 class StageKind:
-    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value."""
+    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value.
+
+    `outline(settings)` gives the nets that it will have as a `memory.Outline`, for the memory that a run needs.
+    """
 
     settings: type[TrainSettings]
     open: Callable[[TrainSettings, Opening], Stage]
     reads: tuple[str, ...]
     needs: tuple[str, ...]
+    outline: Callable[[TrainSettings], Outline] | None = None
 
 
-def check_data(settings: TrainSettings, kind: StageKind) -> None:
-    """List all data that the stage reads; raises InputError for a place that is missing or holds none of it."""
-    for key in kind.reads:
-        list_sources(getattr(settings, key), CLIPS if key == "video" else PICTURES)
+def check_data(settings: TrainSettings, kind: StageKind) -> dict[str, int]:
+    """How many files there are of all data that the stage reads, by its key.
+
+    Raises InputError for a place that is missing or holds none of it.
+    """
+    return {key: len(list_sources(getattr(settings, key), CLIPS if key == "video" else PICTURES)) for key in kind.reads}
 
 
 def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
@@ -53,7 +61,10 @@ def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
     from hicast.training import start
     from hicast.training.autoencoder_stage import AutoencoderStage
 
-    shape = merge(start.model_config(settings.model).autoencoder, settings.autoencoder)
+    config = start.model_config(settings.model)
+    if config.stock:
+        raise UsageError(f"--model {settings.model}: expected a model with an autoencoder of its own, found one that keeps Stable Diffusion's; begin with --stage image")
+    shape = merge(config.autoencoder, settings.autoencoder)
     folder = start.start_folder(settings.start, "autoencoder", ("autoencoder", "image"))
     earlier = start.load_autoencoder(folder, shape, f"model {settings.model} says") if folder else None
     settings = settings.model_copy(update={"autoencoder": shape})
@@ -62,26 +73,31 @@ def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
 
 
 def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
-    from hicast.encoders.style import StyleEncoder
-    from hicast.io.weights import load_module
-    from hicast.models.hicast_model import HiCastModel
-    from hicast.pipeline import HiCastPipeline
     from hicast.training import start
-    from hicast.training.image_stage import ImageStage
+    from hicast.training.noise_stage import stage_class
 
     config = start.merged_unet(start.model_config(settings.model), settings.unet)
     folder = start.start_folder(settings.start, "image", ("autoencoder", "image"))
     fresh = folder is None or not (folder / "unet").is_dir()
-    if fresh:
-        pipeline = _fresh_pipeline(settings, opening, config, folder)
-    else:
-        autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
-        _check_nets(folder, settings, config)
-        model = HiCastModel.from_pretrained(folder)
-        style_encoder = load_module(lambda stored: StyleEncoder(**stored), folder / "style_encoder")
-        pipeline = HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
-    return ImageStage(settings, settings.content, settings.style, pipeline, _cache(opening), fit_style=fresh, device=opening.device,
-                      on_measure=opening.on_measure, on_note=opening.on_note)
+    pipeline = _fresh_pipeline(settings, opening, config, folder) if fresh else _earlier_pipeline(settings, opening, config, folder)
+    pipeline.index |= {"defaults": config.defaults, "style_side": settings.style_side}
+    stage = stage_class(pipeline.scheduler_config.get("prediction_type", "epsilon"), settings)
+    return stage(settings, settings.content, settings.style, pipeline, _cache(opening), fit_style=fresh, device=opening.device,
+                 on_measure=opening.on_measure, on_note=opening.on_note)
+
+
+def _earlier_pipeline(settings: ImageTraining, opening: Opening, config: ModelConfig, folder: Path) -> HiCastPipeline:
+    """The result of an earlier image stage."""
+    from hicast.encoders.style import StyleEncoder
+    from hicast.io.weights import load_module
+    from hicast.models.hicast_model import HiCastModel
+    from hicast.pipeline import HiCastPipeline, load_context
+
+    _check_nets(folder, settings, config)
+    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
+    style_encoder = load_module(lambda stored: StyleEncoder(**stored), folder / "style_encoder")
+    model = HiCastModel.from_pretrained(folder)
+    return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, context=load_context(folder))
 
 
 def _open_adapter(settings: AdapterTraining, opening: Opening) -> Stage:
@@ -107,16 +123,26 @@ def _open_adapter(settings: AdapterTraining, opening: Opening) -> Stage:
 
 
 def _fresh_pipeline(settings: RepaintTraining, opening: Opening, config: ModelConfig, folder: Path | None) -> HiCastPipeline:
-    """A net of the shape `config` with random weights, on the autoencoder in `folder`, of the model, or fitted to the pictures."""
+    """A net of the shape `config` that is not trained for this yet: random, or stock Stable Diffusion where the model is made of that.
+
+    A random one stands on the autoencoder in `folder`, of the model, or fitted to the pictures.
+    """
     from hicast.encoders.style import StyleEncoder
     from hicast.models.build import build_model
     from hicast.pipeline import HiCastPipeline
     from hicast.training import start
 
-    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
-    model = build_model(config, settings.seed)
     style_encoder = StyleEncoder(**config.style_encoder)
     style_encoder.vgg.load_state_dict(start.shipped_style_encoder().vgg.state_dict())
+    base = getattr(settings, "base", None)
+    if config.stock:
+        from hicast.training.stock import stock_folder, stock_pipeline
+
+        return stock_pipeline(stock_folder(base, config, opening.on_note), config, style_encoder, settings.seed)
+    if base:
+        raise UsageError(f"--base: expected a model that is made of Stable Diffusion (--model sd15), found --model {settings.model}; drop one")
+    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
+    model = build_model(config, settings.seed)
     return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
 
 
@@ -148,8 +174,20 @@ def _image_autoencoder(settings: RepaintTraining, opening: Opening, folder: Path
     return fitted_autoencoder(start.model_config(settings.model).autoencoder, pool, settings.seed)
 
 
+def _outline_autoencoder(settings: AutoencoderTraining) -> Outline:
+    from hicast.training.outlines import outline_autoencoder
+
+    return outline_autoencoder(settings)
+
+
+def _outline_image(settings: ImageTraining) -> Outline:
+    from hicast.training.outlines import outline_image
+
+    return outline_image(settings)
+
+
 STAGES = {
-    "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output")),
-    "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output")),
+    "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output"), _outline_autoencoder),
+    "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output"), _outline_image),
     "adapter": StageKind(AdapterTraining, _open_adapter, ("content", "style"), ("control", "content", "style", "output")),
 }

@@ -28,18 +28,19 @@ FORMAT = 2
 class StyleLibrary:
     """Measurements of the paintings of a pool, one row each.
 
-    `vectors` (count, 2944) and `tokens` (count, grid * grid, 768) are raw, not normalised; `colors` (count, 6, 64);
+    `vectors` (count, 2944) and `tokens` (count, grid * grid, 768; None without a grid) are raw, not normalised; `colors` (count, 6, 64);
     `grams[layer]` (count, channels, channels); `layers[layer]` (count, 2 * channels) standard deviation and mean;
-    `quantiles[layer]` (count, directions, quantiles). `layer_scales[layer]` and `quantile_scales[layer]` are the mean
+    `quantiles[layer]` (count, directions, quantiles). `vector_scale`, `layer_scales[layer]` and `quantile_scales[layer]` are the mean
     variance of these over the paintings: the units of `style_distance` and `distribution_distance`.
     """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         """Wrap measured `tensors`, as `measure` names them."""
-        self.vectors, self.tokens, self.colors = tensors["vectors"], tensors["tokens"], tensors["colors"]
+        self.vectors, self.tokens, self.colors = tensors["vectors"], tensors.get("tokens"), tensors["colors"]
         self.grams = {key[5:]: value for key, value in tensors.items() if key.startswith("gram.")}
         self.layers = {key[6:]: value for key, value in tensors.items() if key.startswith("layer.")}
         self.quantiles = {key[9:]: value for key, value in tensors.items() if key.startswith("quantile.")}
+        self.vector_scale = float(_spread(self.vectors).mean())
         self.layer_scales = {name: float(_spread(value).mean()) for name, value in self.layers.items()}
         self.quantile_scales = {name: float(_spread(value).mean()) for name, value in self.quantiles.items()}
 
@@ -77,9 +78,10 @@ def measure(pool: PicturePool, vgg: Vgg16, side: int, grid: int, gram_layers: Se
         features = vgg(image.to(vgg.device), taps)
         row = {
             "vectors": statistics(features),
-            "tokens": pooled_tokens(features, grid).flatten(2).transpose(1, 2).bfloat16(),
             "colors": color_quantiles(image),
         }
+        if grid:
+            row["tokens"] = pooled_tokens(features, grid).flatten(2).transpose(1, 2).bfloat16()
         row |= {f"gram.{name}": gram(features[name]).bfloat16() for name in gram_layers}
         row |= {f"layer.{name}": layer_statistics(features[name]) for name in style_layers}
         row |= {f"quantile.{name}": feature_quantiles(features[name]) for name in style_layers}

@@ -1,0 +1,105 @@
+"""What a forward pass keeps for the backward pass, counted on the meta device: nothing is computed, no memory is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that a backward pass needs: all of them, or with gradient checkpointing what is kept and the largest block."""
+
+    whole: int
+    kept: int
+    largest_block: int
+
+    @property
+    def checkpointed(self) -> int:
+        """Bytes at the worst moment of a backward pass that computes block after block again."""
+        return self.kept + self.largest_block
+
+
+def count_activations(modules: Iterable[nn.Module], forward: Callable[[], Tensor]) -> Activations:
+    """Count what autograd saves in `forward`, which calls `modules` on the meta device; weights are not counted.
+
+    Attention is taken as the fused kernel that all devices have: it keeps its inputs and its output, not the matrix.
+    Blocks are those that diffusers' gradient checkpointing computes again, of which only the inputs are kept.
+    """
+    counter = _Counter([parameter for module in modules for parameter in (*module.parameters(), *module.buffers())])
+    for module in modules:
+        if getattr(module, "_supports_gradient_checkpointing", False):
+            module.enable_gradient_checkpointing(counter.block)
+    with counter, _FusedAttention():
+        forward()
+    return Activations(counter.outside + counter.inside, counter.outside + counter.inputs, counter.largest)
+
+
+class _Counter(saved_tensors_hooks):
+    """Sums of saved bytes, every storage once: outside of blocks, inside of all, inside of the largest, and blocks' inputs."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__(self._pack, lambda packed: packed)
+        self.outside = self.inside = self.largest = self.inputs = 0
+        self._depth = 0
+        self._seen = {_storage(weight): weight for weight in weights}
+
+    def block(self, module: Callable[..., Any], *inputs: Any) -> Any:
+        """Stands in for the function that computes a block again."""
+        if self._depth:
+            return module(*inputs)
+        self.inputs += sum(self._new_bytes(value) for value in inputs if isinstance(value, Tensor))
+        before = self.inside
+        self._depth += 1
+        result = module(*inputs)
+        self._depth -= 1
+        self.largest = max(self.largest, self.inside - before)
+        return result
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        size = self._new_bytes(tensor)
+        if self._depth:
+            self.inside += size
+        else:
+            self.outside += size
+        return tensor
+
+    def _new_bytes(self, tensor: Tensor) -> int:
+        """Bytes of the tensor's storage where it has not been seen; it is held, so that no other one gets its number."""
+        if _storage(tensor) in self._seen:
+            return 0
+        self._seen[_storage(tensor)] = tensor
+        return tensor.untyped_storage().nbytes()
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention that saves queries, keys, values and its output, in place of the plain one that the meta device runs."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            named = dict(named or {})
+            query, key, value = (*arguments, *(named[name] for name in ("query", "key", "value") if name in named))[:3]
+            return _Attention.apply(query, key, value)
+        return function(*arguments, **(named or {}))
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        return None, None, None
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,104 @@
+"""Outlines of the stages `autoencoder` and `image`: their nets on the meta device, to know what a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from hicast.config.layers import merge
+from hicast.config.train import AutoencoderTraining, ImageTraining
+from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
+from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode, statistics
+from hicast.encoders.vgg import STYLE_TAPS, Vgg16
+from hicast.losses.color import color_quantiles
+from hicast.losses.perceptual import feature_quantiles, gram, instance_normalize, lattice_energy, layer_statistics, repetition
+from hicast.losses.targets import local_deviation
+from hicast.models.build import build_model
+from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.training.autoencoder_stage import DETAIL_TAPS
+from hicast.training.image_stage import image_taps
+from hicast.training.image_terms import TAPS
+from hicast.training.memory import Outline
+from hicast.training.start import merged_unet, model_config
+
+_TEXT_TOKENS = 77
+
+
+def outline_autoencoder(settings: AutoencoderTraining) -> Outline:
+    """Encoder, decoder and VGG-16 of the stage `autoencoder`."""
+    shape = merge(model_config(settings.model).autoencoder, settings.autoencoder)
+    with torch.device("meta"):
+        autoencoder, vgg = ResidualAutoencoder(**shape), frozen(Vgg16(), settings.frozen_dtype)
+    for part in (autoencoder.project, autoencoder.encoder):
+        part.requires_grad_(not settings.freeze_encoder)
+
+    def judge(samples: int) -> Any:
+        return vgg(meta(samples, 3, settings.crop, settings.crop, gradient=True), DETAIL_TAPS) if settings.losses.get("perceptual") else None
+
+    def through(samples: int) -> Any:
+        return autoencoder.decode(autoencoder.encode(meta(samples, 3, settings.crop, settings.crop)))
+
+    return Outline((autoencoder,), (vgg,), through, judge)
+
+
+def outline_image(settings: ImageTraining) -> Outline:
+    """U-Net and content projection of the stage `image`, judged through autoencoder and VGG-16."""
+    config = merged_unet(model_config(settings.model), settings.unet)
+    channels = config.unet["out_channels"]
+    kind = AutoencoderKL if "block_out_channels" in config.autoencoder else ResidualAutoencoder
+    with torch.device("meta"):
+        model = build_model(config)
+        parts = [frozen(part, settings.frozen_dtype) for part in (kind(**{"latent_channels": channels} | config.autoencoder), Vgg16())]
+    codec, vgg = LatentCodec(parts[0]), parts[1]
+    side = settings.crop // codec.factor
+    taps = STYLE_TAPS if settings.reference else image_taps(settings)
+
+    def judge(samples: int) -> Any:
+        decoded = codec.decode(meta(samples, channels, side, side, gradient=True)).float()
+        features = vgg(decoded, taps) if taps else {}
+        return [*_of_features(settings, features), *_of_picture(settings, decoded)]
+
+    def through(samples: int) -> Any:
+        return predict(model, meta(samples, channels, side, side), config.style_encoder.get("token_grid", 0))
+
+    return Outline((model.unet, model.content_projection), tuple(parts), through, judge)
+
+
+def _of_features(settings: ImageTraining, features: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """What the terms in use compute from VGG features: float32 copies that are larger than the features themselves."""
+    if settings.reference:
+        yield statistics(features)
+        return
+    measures = {"style": layer_statistics, "distribution": feature_quantiles, "gram": gram, "content": instance_normalize,
+                "target": Tensor.float, "target_texture": lambda layer: local_deviation(layer, 4), "target_gram": gram}  # fmt: skip
+    for term, measure in measures.items():
+        if settings.losses.get(term):
+            yield from (measure(features[name]) for name in getattr(settings, TAPS[term]))
+
+
+def _of_picture(settings: ImageTraining, decoded: Tensor) -> Iterator[Tensor]:
+    """What the terms in use compute from the decoded picture."""
+    measures = {"color": color_quantiles, "lattice": lattice_energy, "repetition": lambda image: repetition(image, image.detach())}
+    yield from (measure(decoded) for term, measure in measures.items() if settings.losses.get(term))
+
+
+def predict(model: HiCastModel, latents: Tensor, token_grid: int) -> Tensor:
+    """The net on meta `latents` (batch, channels, height, width), with style tokens or a text context of the usual length."""
+    width = model.unet.config.encoder_hid_dim or model.unet.config.cross_attention_dim
+    tokens = meta(1, token_grid**2, TOKEN_DIM) if token_grid else meta(1, _TEXT_TOKENS, width)
+    conditions = Conditions.of(latents, StyleCode(meta(1, STYLE_DIM)), tokens, style_scale=1.0)
+    return model(latents, meta(), conditions)
+
+
+def frozen(module: nn.Module, dtype: str) -> nn.Module:
+    """`module` without gradients in the dtype called `dtype`."""
+    return nn.Module.to(module.requires_grad_(False), getattr(torch, dtype))
+
+
+def meta(*shape: int, gradient: bool = False) -> Tensor:
+    """A float32 tensor of `shape` that has no values."""
+    return torch.empty(shape, device="meta", requires_grad=gradient)
