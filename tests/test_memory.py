@@ -25,6 +25,7 @@ COUNTS = Counts(trained=1000, frozen=50, predict=Activations(800, 100, 200), jud
 
 def _settings(preset: str, kind: type = ImageTraining, **changes):
     values = {key: value for key, value in load_preset(preset, "train").items() if key != "stage"}
+    values |= {"base": "stock"} if preset.startswith("sd15") else {}
     return kind(**values | changes)
 
 

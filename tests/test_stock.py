@@ -273,7 +273,7 @@ def test_wrong_bases_are_refused_in_one_line(shared_stock, config, tiny, tmp_pat
     assert "found one that keeps Stable Diffusion's; begin with --stage image" in capsys.readouterr().err
 
 
-def test_hub_id_without_network_or_cache_is_one_line(config, monkeypatch, tmp_path):
+def test_hub_id_without_network_or_cache_is_one_line(monkeypatch):
     import huggingface_hub
 
     def offline(name, **options):
@@ -282,15 +282,15 @@ def test_hub_id_without_network_or_cache_is_one_line(config, monkeypatch, tmp_pa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     notes: list[str] = []
     with pytest.raises(ModelError, match=r"^--base some/model: expected a folder, or a hub id .*\(LocalEntryNotFoundError\).*$"):
-        stock.stock_folder("some/model", config, notes.append)
+        stock.stock_folder("some/model", notes.append)
     assert notes == ["taking some/model from the hub: some 4 GB where they are not in the cache"]
 
 
-def test_hub_id_in_the_cache_is_found_without_network(shared_stock, config, monkeypatch):
+def test_hub_id_in_the_cache_is_found_without_network(shared_stock, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(shared_stock))
-    assert stock.stock_folder("some/model", config) == shared_stock
+    assert stock.stock_folder("some/model") == shared_stock
 
 
 def test_losses_that_ask_for_noise_need_a_net_that_predicts_it():

@@ -23,14 +23,14 @@ from hicast.training.autoencoder_stage import DETAIL_TAPS
 from hicast.training.image_stage import image_taps
 from hicast.training.image_terms import TAPS
 from hicast.training.memory import Outline
-from hicast.training.start import merged_unet, model_config
+from hicast.training.start import autoencoder_config, check_base, merged_unet, model_config
 
 _TEXT_TOKENS = 77
 
 
 def outline_autoencoder(settings: AutoencoderTraining) -> Outline:
     """Encoder, decoder and VGG-16 of the stage `autoencoder`."""
-    shape = merge(model_config(settings.model).autoencoder, settings.autoencoder)
+    shape = merge(autoencoder_config(settings.model), settings.autoencoder)
     with torch.device("meta"):
         autoencoder, vgg = ResidualAutoencoder(**shape), frozen(Vgg16(), settings.frozen_dtype)
     for part in (autoencoder.project, autoencoder.encoder):
@@ -48,6 +48,7 @@ def outline_autoencoder(settings: AutoencoderTraining) -> Outline:
 def outline_image(settings: ImageTraining) -> Outline:
     """U-Net and content projection of the stage `image`, judged through autoencoder and VGG-16."""
     config = merged_unet(model_config(settings.model), settings.unet)
+    check_base(settings.base, settings.start, settings.model, config)
     channels = config.unet["out_channels"]
     kind = AutoencoderKL if "block_out_channels" in config.autoencoder else ResidualAutoencoder
     with torch.device("meta"):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, RepaintTraining, TrainSettings
-from hicast.errors import UsageError
 from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 
 if TYPE_CHECKING:
@@ -61,10 +60,7 @@ def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
     from hicast.training import start
     from hicast.training.autoencoder_stage import AutoencoderStage
 
-    config = start.model_config(settings.model)
-    if config.stock:
-        raise UsageError(f"--model {settings.model}: expected a model with an autoencoder of its own, found one that keeps Stable Diffusion's; begin with --stage image")
-    shape = merge(config.autoencoder, settings.autoencoder)
+    shape = merge(start.autoencoder_config(settings.model), settings.autoencoder)
     folder = start.start_folder(settings.start, "autoencoder", ("autoencoder", "image"))
     earlier = start.load_autoencoder(folder, shape, f"model {settings.model} says") if folder else None
     settings = settings.model_copy(update={"autoencoder": shape})
@@ -79,6 +75,7 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
     config = start.merged_unet(start.model_config(settings.model), settings.unet)
     folder = start.start_folder(settings.start, "image", ("autoencoder", "image"))
     fresh = folder is None or not (folder / "unet").is_dir()
+    start.check_base(settings.base, None if fresh else settings.start, settings.model, config)
     pipeline = _fresh_pipeline(settings, opening, config, folder) if fresh else _earlier_pipeline(settings, opening, config, folder)
     pipeline.index |= {"defaults": config.defaults, "style_side": settings.style_side}
     stage = stage_class(pipeline.scheduler_config.get("prediction_type", "epsilon"), settings)
@@ -138,9 +135,7 @@ def _fresh_pipeline(settings: RepaintTraining, opening: Opening, config: ModelCo
     if config.stock:
         from hicast.training.stock import stock_folder, stock_pipeline
 
-        return stock_pipeline(stock_folder(base, config, opening.on_note), config, style_encoder, settings.seed)
-    if base:
-        raise UsageError(f"--base: expected a model that is made of Stable Diffusion (--model sd15), found --model {settings.model}; drop one")
+        return stock_pipeline(stock_folder(base, opening.on_note), config, style_encoder, settings.seed)
     autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
     model = build_model(config, settings.seed)
     return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})

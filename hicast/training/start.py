@@ -39,6 +39,24 @@ def model_config(model: str) -> ModelConfig:
     return validate(config | {"scheduler": scheduler, "content_skip": skip}, ModelConfig, f"model {model}")
 
 
+def autoencoder_config(model: str) -> dict[str, Any]:
+    """The shape of the autoencoder that the model trains; raises UsageError for one that keeps Stable Diffusion's."""
+    config = model_config(model)
+    if config.stock:
+        raise UsageError(
+            f"--model {model}: expected a model with an autoencoder of its own, found one that keeps Stable Diffusion's; begin with --stage image"
+        )
+    return config.autoencoder
+
+
+def check_base(base: str | None, start: str | None, model: str, config: ModelConfig) -> None:
+    """Raise UsageError where stock weights are missing for a fresh model that is made of them, or given for another."""
+    if config.stock and not base and not start:
+        raise UsageError(f"--base: expected stock Stable Diffusion to start from, found none; give a folder or a hub id such as {config.stock}")
+    if base and not config.stock:
+        raise UsageError(f"--base: expected a model that is made of Stable Diffusion (--model sd15), found --model {model}; drop one")
+
+
 def part_config(folder: Path) -> dict[str, Any]:
     """The configuration of one part of a model folder, without diffusers' own keys."""
     return {key: value for key, value in load_json(folder / CONFIG_FILE).items() if not key.startswith("_")}

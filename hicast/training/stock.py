@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hicast.config.model import ModelConfig
 from hicast.encoders.style import StyleEncoder
-from hicast.errors import ModelError, UsageError
+from hicast.errors import ModelError
 from hicast.io.weights import WEIGHTS_FILE, check_shapes, load_json, load_safetensors
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.unet import ContentProjection, build_unet
@@ -33,13 +33,11 @@ _FORMER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v."
 State = dict[str, Tensor]
 
 
-def stock_folder(base: str | None, config: ModelConfig, on_note: OnNote | None = None) -> Path:
+def stock_folder(base: str, on_note: OnNote | None = None) -> Path:
     """The folder of Stable Diffusion called `base`: a local one, or that of a hub id, fetched (told to `on_note`) or from the cache.
 
-    Raises UsageError where none is named, ModelError where it cannot be found or lacks a part.
+    Raises ModelError where it cannot be found or lacks a part.
     """
-    if base is None:
-        raise UsageError(f"--base: expected stock Stable Diffusion to start from, found none; give a folder or a hub id such as {config.stock}")
     local = Path(base).is_dir()
     if not local and on_note:
         on_note(f"taking {base} from the hub: some 4 GB where they are not in the cache")
