@@ -16,6 +16,7 @@ from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, tiled
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.errors import ModelError, UsageError
+from hicast.io.bases import FORMAT_VERSION, INDEX_FILE, folder_chain, holder, merged_index
 from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
 from hicast.io.weights import (
     load_json,
@@ -29,9 +30,8 @@ from hicast.io.weights import (
 )
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.temporal import TemporalLayers
 
-INDEX_FILE = "model_index.json"
-FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
 MULTIPLE = 32
 NET_OVERLAP = 64
@@ -40,7 +40,8 @@ OnProgress = Callable[[int, int], None]
 
 
 class HiCastPipeline:
-    """A whole model: autoencoder, style encoder, denoising net, noise schedule and, where it has them, adapters.
+    """A whole model: autoencoder, style encoder, denoising net, noise schedule and, where it has them, adapters and
+    `temporal` layers (None: only pictures), which are kept beside the net, not in it.
 
     `index` holds what belongs to none of the parts: `defaults` (settings that stylizing falls back to), `style_side`
     (short side at which paintings are encoded), `side_range` (least and largest short side to work at unless told
@@ -50,50 +51,52 @@ class HiCastPipeline:
     def __init__(self, model: HiCastModel, autoencoder: ResidualAutoencoder | AutoencoderKL,
                  style_encoder: StyleEncoder, scheduler_config: Mapping[str, Any], *,
                  index: Mapping[str, Any] | None = None, context: Tensor | None = None,
-                 adapters: Mapping[str, T2IAdapter] | None = None) -> None:
+                 adapters: Mapping[str, T2IAdapter] | None = None, temporal: TemporalLayers | None = None) -> None:
         """`context` (1, tokens, width) is the constant text context of nets without style tokens."""
         self.model, self.autoencoder, self.style_encoder = model, autoencoder, style_encoder
         self.scheduler_config = dict(scheduler_config)
         self.index = {"defaults": {}, "style_side": 256, "side_range": [256, 1024], "tile": 2048} | dict(index or {})
         self.context = context
         self.adapters = AdapterSet(adapters or {}, adapter_widths(model.unet) if adapters else ())
+        self.temporal = temporal
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
 
-        Raises ModelError for missing, damaged or foreign parts.
+        What a folder lacks is taken from its base (`io.bases`). Raises ModelError for missing, damaged or foreign parts.
         """
-        folder = resolve_model(name)
-        index = load_json(folder / INDEX_FILE)
+        chain = folder_chain(resolve_model(name))
+        index = merged_index(chain)
         kind = index.get("autoencoder", "ResidualAutoencoder")
-        if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
-            raise ModelError(
-                f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
-                f"{index.get('format')}: convert it or update hicast"
-            )
-        context = folder / "context.safetensors"
-        adapters = sorted(path for path in (folder / "adapters").glob("*") if path.is_dir())
+        if kind not in AUTOENCODERS:
+            raise ModelError(f"model '{chain[0]}': expected an autoencoder of {', '.join(AUTOENCODERS)}, found {kind}")
+        context = holder(chain, "context.safetensors") / "context.safetensors"
+        adapters = {path.name: path for folder in reversed(chain) for path in sorted((folder / "adapters").glob("*")) if path.is_dir()}
+        temporal = holder(chain, "temporal") / "temporal"
         pipeline = cls(
-            HiCastModel.from_pretrained(folder),
-            load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
-            load_module(lambda config: StyleEncoder(**config), folder / "style_encoder"),
-            load_json(folder / "scheduler" / "scheduler_config.json"),
+            HiCastModel.from_pretrained(holder(chain, "unet")),
+            load_module(lambda config: AUTOENCODERS[kind](**config), holder(chain, "vae") / "vae"),
+            load_module(lambda config: StyleEncoder(**config), holder(chain, "style_encoder") / "style_encoder"),
+            load_json(holder(chain, "scheduler") / "scheduler" / "scheduler_config.json"),
             index=index,
             context=load_safetensors(context)["context"].float() if context.is_file() else None,
-            adapters={path.name: load_module(lambda config: T2IAdapter(**config), path) for path in adapters},
+            adapters={name: load_module(lambda config: T2IAdapter(**config), path) for name, path in sorted(adapters.items())},
+            temporal=load_module(lambda config: TemporalLayers(**config), temporal) if temporal.is_dir() else None,
         )
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model to `folder` in diffusers layout, weights as `dtype` if given; raises OutputError."""
+        """Write the whole model to `folder` in diffusers layout, weights as `dtype` if given; raises OutputError."""
         folder = Path(folder)
         self.model.save_pretrained(folder, dtype)
         save_module(self.autoencoder, folder / "vae", dtype)
         save_module(self.style_encoder, folder / "style_encoder", dtype)
         for name, adapter in self.adapters.adapters.items():
             save_module(adapter, folder / "adapters" / name, dtype)
+        if self.temporal is not None:
+            save_module(self.temporal, folder / "temporal", dtype)
         (folder / "scheduler").mkdir(exist_ok=True)
         save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
         if self.context is not None:
@@ -114,9 +117,10 @@ class HiCastPipeline:
         """
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        for part in (self.model, self.autoencoder, self.adapters, self.style_encoder):
+        temporal = [] if self.temporal is None else [self.temporal]
+        for part in (self.model, self.autoencoder, self.adapters, self.style_encoder, *temporal):
             part.requires_grad_(False).eval()
-        for part in (self.model, self.autoencoder, self.adapters):
+        for part in (self.model, self.autoencoder, self.adapters, *temporal):
             place(part, self.device, self.dtype)
         place(self.style_encoder, self.device)
         place(self.style_encoder.vgg, self.device, torch.float32 if self.dtype == torch.float16 else self.dtype)
