@@ -57,21 +57,34 @@ def contradictions(settings: TrainSettings) -> list[str]:
     dropped = getattr(settings, "drop_style", 0) + getattr(settings, "drop_content", 0)
     if dropped > 1:
         found.append(f"drop_style, drop_content: expected a sum of at most 1, found {dropped:g}; lower one")
+    if getattr(settings, "reference", False):
+        found += _beside_reference(settings)
     if settings.autocast == "float16" and settings.device == "cpu":
         found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
     return found
 
 
-def require(settings: TrainSettings, keys: Iterable[str], where: str) -> None:
+def _beside_reference(settings: TrainSettings) -> list[str]:
+    """What `reference` does not go with: the published stage has other terms, and leaves the first frame out."""
+    found = []
+    if settings.losses.get("warp"):
+        found.append(f"reference: expected no weight for warp, which is not published, found {settings.losses['warp']:g}; set losses.warp=0")
+    if settings.frames < 3:
+        found.append(f"reference: expected frames of at least 3, found {settings.frames}; raise it")
+    return found
+
+
+def require(settings: TrainSettings, keys: Iterable[str | tuple[str, ...]], where: str) -> None:
     """Raise UsageError in one line where one of `keys`, or `targets` for terms of that, has no value.
 
-    `where` names the command in it.
+    Of a tuple of keys one must have a value. `where` names the command in it.
     """
     aimed = any(weight for name, weight in settings.losses.items() if name.startswith("target"))
-    missing = [key for key in (*keys, *(["targets"] if aimed else [])) if not getattr(settings, key)]
+    wanted = [(key,) if isinstance(key, str) else key for key in (*keys, *(["targets"] if aimed else []))]
+    missing = [group for group in wanted if not any(getattr(settings, key) for key in group)]
     if missing:
-        options = ", ".join(FLAGS.get(key, f"--{key}") for key in missing)
-        lines = ", ".join(f"train.{key}" for key in missing)
+        options = ", ".join(" or ".join(FLAGS.get(key, f"--{key}") for key in group) for group in missing)
+        lines = ", ".join(" or ".join(f"train.{key}" for key in group) for group in missing)
         raise UsageError(f"{where}: expected {options}, found none; give it, or write {lines} in hicast.yaml")
 
 

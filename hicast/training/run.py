@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hicast.config.train import AutoencoderTraining, ImageTraining, TrainSettings
+from hicast.config.train import AutoencoderTraining, ImageTraining, TemporalTraining, TrainSettings
 from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from hicast.config.model import ModelConfig
+    from hicast.pipeline import HiCastPipeline
     from hicast.training.stage import Stage
 
 
@@ -32,12 +34,12 @@ class Opening:
 
 @dataclass(frozen=True)
 class StageKind:
-    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value."""
+    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value (of a tuple one)."""
 
     settings: type[TrainSettings]
     open: Callable[[TrainSettings, Opening], Stage]
     reads: tuple[str, ...]
-    needs: tuple[str, ...]
+    needs: tuple[str | tuple[str, ...], ...]
 
 
 def check_data(settings: TrainSettings, kind: StageKind) -> None:
@@ -62,7 +64,6 @@ def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
 def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
     from hicast.encoders.style import StyleEncoder
     from hicast.io.weights import load_module
-    from hicast.models.build import build_model
     from hicast.models.hicast_model import HiCastModel
     from hicast.pipeline import HiCastPipeline
     from hicast.training import start
@@ -70,24 +71,36 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
 
     config = start.merged_unet(start.model_config(settings.model), settings.unet)
     folder = start.start_folder(settings.start, "image", ("autoencoder", "image"))
-    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
     fresh = folder is None or not (folder / "unet").is_dir()
     if fresh:
-        model = build_model(config, settings.seed)
-        style_encoder = StyleEncoder(**config.style_encoder)
-        style_encoder.vgg.load_state_dict(start.shipped_style_encoder().vgg.state_dict())
+        pipeline = _fresh_pipeline(settings, opening, config, folder)
     else:
         start.check_shape(folder / "unet", config.unet, f"model {settings.model} says")
         start.check_shape(folder / "content_projection", config.content_projection, f"model {settings.model} says")
-        model = HiCastModel.from_pretrained(folder)
         style_encoder = load_module(lambda stored: StyleEncoder(**stored), folder / "style_encoder")
-    pipeline = HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
+        autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
+        model = HiCastModel.from_pretrained(folder)
+        pipeline = HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
     cache = opening.output / "cache" / "styles.safetensors"
     return ImageStage(settings, settings.content, settings.style, pipeline, cache, fit_style=fresh, device=opening.device,
                       on_measure=opening.on_measure, on_note=opening.on_note)
 
 
-def _image_autoencoder(settings: ImageTraining, opening: Opening, folder: Path | None, channels: int) -> nn.Module:
+def _fresh_pipeline(settings: TrainSettings, opening: Opening, config: ModelConfig, folder: Path | None = None) -> HiCastPipeline:
+    """A pipeline whose net has just been built, with the autoencoder of `folder` or the model's own."""
+    from hicast.encoders.style import StyleEncoder
+    from hicast.models.build import build_model
+    from hicast.pipeline import HiCastPipeline
+    from hicast.training import start
+
+    autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
+    model = build_model(config, settings.seed)
+    style_encoder = StyleEncoder(**config.style_encoder)
+    style_encoder.vgg.load_state_dict(start.shipped_style_encoder().vgg.state_dict())
+    return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
+
+
+def _image_autoencoder(settings: TrainSettings, opening: Opening, folder: Path | None, channels: int) -> nn.Module:
     """That of `--from`, else that of the model; for a model that has none, principal components of the pictures."""
     from hicast.io.weights import SHIPPED_MODELS
     from hicast.training import start
@@ -103,7 +116,18 @@ def _image_autoencoder(settings: ImageTraining, opening: Opening, folder: Path |
     return fitted_autoencoder(start.model_config(settings.model).autoencoder, pool, settings.seed)
 
 
+def _open_temporal(settings: TemporalTraining, opening: Opening) -> Stage:
+    from hicast.training import start
+    from hicast.training.temporal_stage import TemporalStage
+
+    pipeline, base = start.clip_pipeline(settings, lambda config: _fresh_pipeline(settings, opening, config))
+    cache = opening.output / "cache" / "styles.safetensors"
+    return TemporalStage(settings, pipeline, cache, base=base, device=opening.device,
+                         on_measure=opening.on_measure, on_note=opening.on_note)
+
+
 STAGES = {
     "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output")),
     "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output")),
+    "temporal": StageKind(TemporalTraining, _open_temporal, ("video", "content", "style"), (("video", "content"), "style", "output")),
 }

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from hicast.config.layers import merge
 from hicast.config.model import ModelConfig
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice, validate
+from hicast.config.train import TemporalTraining
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError, UsageError
+from hicast.io.bases import folder_chain, holder
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
 from hicast.models.hicast_model import FLAGS_FILE
-from hicast.pipeline import AUTOENCODERS
+from hicast.models.temporal import CHOICES, TemporalLayers
+from hicast.pipeline import AUTOENCODERS, HiCastPipeline
 
 
 def model_config(model: str) -> ModelConfig:
@@ -56,6 +60,52 @@ def start_folder(start: str | None, stage: str, earlier: tuple[str, ...]) -> Pat
             f"without vae ({', '.join(parts) or 'empty'}); an unfinished run goes on with its own command"
         )
     return folder
+
+
+def clip_pipeline(settings: TemporalTraining, fresh: Callable[[ModelConfig], HiCastPipeline]) -> tuple[HiCastPipeline, Path | None]:
+    """The pipeline whose temporal layers are to train, in float32, and the folder that the result will name as its base.
+
+    From `start`, else the model where that has weights, else a `fresh` one, whose base is None. Layers that are there go on
+    learning, else new ones are made. Raises ModelError for a folder without a net or of another shape.
+    """
+    config = model_config(settings.model)
+    begin = settings.start or (settings.model if settings.model in SHIPPED_MODELS or Path(settings.model).is_dir() else None)
+    base, pipeline = None, None
+    if begin is None:
+        pipeline = fresh(config)
+    else:
+        chain = folder_chain(resolve_model(begin))
+        net = holder(chain, "unet")
+        if not (net / "unet").is_dir():
+            raise ModelError(
+                f"--from {begin}: expected the result of the stage image or temporal to begin the stage temporal with, found a "
+                "folder without unet; train the stage image first"
+            )
+        check_shape(net / "unet", config.unet, f"model {settings.model} says")
+        pipeline = HiCastPipeline.from_pretrained(begin, "cpu", "float32")
+        only_layers = len(chain) > 1 and (chain[0] / "temporal").is_dir() and not (chain[0] / "adapters").is_dir()
+        base = chain[1] if only_layers else chain[0]
+    if pipeline.temporal is None or settings.temporal:
+        pipeline.temporal = _layers(settings, config, pipeline)
+    return pipeline, base
+
+
+def _layers(settings: TemporalTraining, config: ModelConfig, pipeline: HiCastPipeline) -> TemporalLayers:
+    """New temporal layers as model and settings want them, or those of `pipeline` if they are so; else ModelError."""
+    choices = merge(config.temporal, settings.temporal)
+    unknown = sorted(set(choices) - set(CHOICES))
+    if unknown:
+        raise UsageError(f"temporal: expected choices of {', '.join(CHOICES)}, found {', '.join(unknown)}; {name_advice(unknown[0], CHOICES)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        layers = TemporalLayers.for_unet(pipeline.model.unet, **choices)
+    if pipeline.temporal is None:
+        return layers
+    wanted, found = (json.loads(json.dumps(dict(each.config), default=str)) for each in (layers, pipeline.temporal))
+    differing = [key for key in wanted if not key.startswith("_") and wanted[key] != found.get(key)]
+    if differing:
+        raise ModelError(f"--from {settings.start}: expected temporal layers as the settings say, found others in {', '.join(differing)}; leave temporal out")
+    return pipeline.temporal
 
 
 def load_autoencoder(folder: Path, expected: Mapping[str, Any], why: str) -> nn.Module:
