@@ -16,7 +16,7 @@ from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, tiled
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.errors import ModelError, UsageError
-from hicast.io.bases import FORMAT_VERSION, INDEX_FILE, folder_chain, holder, merged_index
+from hicast.io.bases import ADAPTERS, INDEX_FILE, find_adapters, with_bases
 from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
 from hicast.io.weights import (
     load_json,
@@ -32,7 +32,9 @@ from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 from hicast.models.temporal import TemporalLayers
 
+FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
+TEMPORAL = "temporal"
 MULTIPLE = 32
 NET_OVERLAP = 64
 
@@ -65,25 +67,30 @@ class HiCastPipeline:
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
 
-        What a folder lacks is taken from its base (`io.bases`). Raises ModelError for missing, damaged or foreign parts.
+        A folder that holds only adapters or temporal layers is joined with the base it names. Raises ModelError for missing, damaged
+        or foreign parts.
         """
-        chain = folder_chain(resolve_model(name))
-        index = merged_index(chain)
-        kind = index.get("autoencoder", "ResidualAutoencoder")
-        if kind not in AUTOENCODERS:
-            raise ModelError(f"model '{chain[0]}': expected an autoencoder of {', '.join(AUTOENCODERS)}, found {kind}")
-        context = holder(chain, "context.safetensors") / "context.safetensors"
-        adapters = {path.name: path for folder in reversed(chain) for path in sorted((folder / "adapters").glob("*")) if path.is_dir()}
-        temporal = holder(chain, "temporal") / "temporal"
+        own = resolve_model(name)
+        bases = with_bases(own)
+        for folder in bases:
+            index = load_json(folder / INDEX_FILE)
+            kind = index.get("autoencoder", "ResidualAutoencoder")
+            if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
+                raise ModelError(
+                    f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
+                    f"{index.get('format')}: convert it or update hicast"
+                )
+        context = folder / "context.safetensors"
+        temporal = next((place / TEMPORAL for place in bases if (place / TEMPORAL).is_dir()), None)
         pipeline = cls(
-            HiCastModel.from_pretrained(holder(chain, "unet")),
-            load_module(lambda config: AUTOENCODERS[kind](**config), holder(chain, "vae") / "vae"),
-            load_module(lambda config: StyleEncoder(**config), holder(chain, "style_encoder") / "style_encoder"),
-            load_json(holder(chain, "scheduler") / "scheduler" / "scheduler_config.json"),
+            HiCastModel.from_pretrained(folder),
+            load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
+            load_module(lambda config: StyleEncoder(**config), folder / "style_encoder"),
+            load_json(folder / "scheduler" / "scheduler_config.json"),
             index=index,
             context=load_safetensors(context)["context"].float() if context.is_file() else None,
-            adapters={name: load_module(lambda config: T2IAdapter(**config), path) for name, path in sorted(adapters.items())},
-            temporal=load_module(lambda config: TemporalLayers(**config), temporal) if temporal.is_dir() else None,
+            adapters={key: load_module(lambda config: T2IAdapter(**config), path) for key, path in find_adapters(own).items()},
+            temporal=load_module(lambda config: TemporalLayers(**config), temporal) if temporal else None,
         )
         return pipeline.to(device, dtype)
 
@@ -94,9 +101,9 @@ class HiCastPipeline:
         save_module(self.autoencoder, folder / "vae", dtype)
         save_module(self.style_encoder, folder / "style_encoder", dtype)
         for name, adapter in self.adapters.adapters.items():
-            save_module(adapter, folder / "adapters" / name, dtype)
+            save_module(adapter, folder / ADAPTERS / name, dtype)
         if self.temporal is not None:
-            save_module(self.temporal, folder / "temporal", dtype)
+            save_module(self.temporal, folder / TEMPORAL, dtype)
         (folder / "scheduler").mkdir(exist_ok=True)
         save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
         if self.context is not None:

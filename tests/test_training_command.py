@@ -86,7 +86,8 @@ def test_two_steps_of_the_temporal_stage_refer_to_their_base(trained, workplace,
     settings = ["--set", "steps=2", "--set", "frames=3", "--set", "sheet_every=2"]
     assert _train("temporal", "runs/temporal", "--from", "image", *settings) == 0
     assert "step 2/2" in capsys.readouterr().err
-    assert {path.name for path in Path("runs/temporal").iterdir()} == {"cache", "checkpoints", "model_index.json", "sheets", "temporal"}
+    written = {path.name for path in Path("runs/temporal").iterdir()}
+    assert written == {"cache", "checkpoints", "model_index.json", "sheets", "temporal"}
     assert json.loads(Path("runs/temporal/model_index.json").read_text())["base"] == "../../image"
     assert read_metadata(Path("runs/temporal/temporal") / WEIGHTS)["base"] == "image"
     words = ["photo.jpg", "--style", "painting.jpg", "--size", "64", "--steps", "1"]

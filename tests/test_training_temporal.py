@@ -211,7 +211,7 @@ def test_nets_that_predict_noise_are_held_to_it_and_others_to_their_picture_of_o
 def test_result_refers_to_its_base_and_says_what_it_is(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     pipeline().save_pretrained(tmp_path / "whole")
     (tmp_path / "whole" / "temporal").rename(tmp_path / "layers")  # the base is a net for pictures
-    settings = TemporalTraining(content=folders[0], style=folders[1], model="debug", start=str(tmp_path / "whole"), **{"steps": 1, "batch_size": 1, "frames": 2})
+    settings = TemporalTraining(content=folders[0], style=folders[1], model="debug", start=str(tmp_path / "whole"))
     begun, base = start.clip_pipeline(settings, pytest.fail)
     assert base == tmp_path / "whole" and begun.temporal.config.norm == "frame"
     made = stage(folders, tmp_path, begun, base, steps=1, model="debug")

@@ -1,79 +1,78 @@
-"""Model folders that hold a part of their own and name the folder, their base, that has the others."""
+"""Folders that hold only a part of a model and name the base it belongs to, as training an adapter leaves them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hicast.errors import ModelError
-from hicast.io.weights import SHIPPED_MODELS, load_json, resolve_model, save_json
+from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, WEIGHTS_FILE, load_json, resolve_model
 
 INDEX_FILE = "model_index.json"
-BASE_KEY = "base"
-FORMAT_VERSION = 1
+ADAPTERS = "adapters"
+"""Sub-folder with one folder per adapter, named after its control."""
 
 
-def resolve_base(folder: Path) -> Path | None:
-    """The folder that `folder` names as its base, or None where it is whole.
+def with_bases(folder: Path) -> list[Path]:
+    """`folder`, the base that it names, that base's own base and so on: the last one holds the whole model.
 
-    The key `base` of its index holds a shipped model's name, or a path: absolute, or beginning at `folder`. Raises ModelError where there
-    is no such folder.
+    Raises ModelError where a base has moved, or where one of the folders is named twice.
     """
-    base = load_json(folder / INDEX_FILE).get(BASE_KEY) if (folder / INDEX_FILE).is_file() else None
-    if base is None:
-        return None
-    if base in SHIPPED_MODELS:
-        return resolve_model(base)
-    found = Path(os.path.normpath(folder / base))
-    if not found.is_dir():
-        raise ModelError(f"model '{folder}': expected its base at '{found}', found no folder; put it there, or change base in {INDEX_FILE}")
+    found = [folder]
+    while (base := load_json(found[-1] / INDEX_FILE).get("base")) is not None:
+        place = base_folder(found[-1], str(base))
+        if any(place.resolve() == other.resolve() for other in found):
+            raise ModelError(f"model '{folder}': expected bases that end, found a circle at '{place}'; correct base in its {INDEX_FILE}")
+        found.append(place)
     return found
 
 
-def folder_chain(folder: Path) -> list[Path]:
-    """`folder`, its base, the base of that and so on; raises ModelError for a base that is missing or goes in a circle."""
-    chain = [folder]
-    while (base := resolve_base(chain[-1])) is not None:
-        if any(base.samefile(seen) for seen in chain):
-            names = " -> ".join(str(path) for path in (*chain, base))
-            raise ModelError(f"model '{folder}': expected bases that end, found the circle {names}; change base in {INDEX_FILE}")
-        chain.append(base)
-    return chain
+def base_folder(folder: Path, base: str) -> Path:
+    """The folder that `folder` means by `base`: a shipped model by name, or a path, seen from `folder` unless absolute.
+
+    Raises ModelError where no model is there.
+    """
+    if base in SHIPPED_MODELS:
+        return resolve_model(base)
+    place = folder / base
+    if not (place / INDEX_FILE).is_file():
+        raise ModelError(
+            f"model '{folder}': expected its base in '{place}', found no model there; move it back, or write its place as base into "
+            f"{folder / INDEX_FILE}"
+        )
+    return place
 
 
-def holder(chain: Sequence[Path], part: str) -> Path:
-    """The first folder of `chain` that has `part`, else the last one, which should."""
-    return next((folder for folder in chain if (folder / part).exists()), chain[-1])
-
-
-def base_reference(base: Path, folder: Path) -> str:
-    """How `folder` names its `base`: as a shipped model, else as the path from one to the other, so that both can move together."""
+def base_name(base: Path, folder: Path) -> str:
+    """What `folder` writes as its base: the name of a shipped model, else the relative path, so that both can move together."""
     for name in SHIPPED_MODELS:
-        try:
-            if resolve_model(name).samefile(base):
-                return name
-        except ModelError:
-            continue
-    return os.path.relpath(base.resolve(), folder.resolve())
+        if base.resolve() == resolve_model(name).resolve():
+            return name
+    try:
+        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(base.resolve())
 
 
-def merged_index(chain: Sequence[Path]) -> dict[str, Any]:
-    """The indices of a `chain` as one, the nearest first; ModelError where one is missing or has another format."""
-    merged: dict[str, Any] = {}
-    for folder in reversed(chain):
-        index = load_json(folder / INDEX_FILE)
-        if index.get("format") != FORMAT_VERSION:
-            raise ModelError(
-                f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
-                f"{index.get('format')}: convert it or update hicast"
-            )
-        merged |= index
-    merged.pop(BASE_KEY, None)
-    return merged
+def find_adapters(folder: Path) -> dict[str, Path]:
+    """Folders of all adapters by name that come with a model folder: those of its bases and, before these, its own."""
+    found: dict[str, Path] = {}
+    for place in reversed(with_bases(folder)):
+        found |= {path.name: path for path in (place / ADAPTERS).glob("*") if path.is_dir()}
+    return dict(sorted(found.items()))
 
 
-def save_index(folder: Path, base: Path) -> None:
-    """Write the index of a `folder` that holds a part of its own and takes the others from `base`; raises OutputError."""
-    save_json({"_class_name": "HiCastPipeline", "format": FORMAT_VERSION, BASE_KEY: base_reference(base, folder)}, folder / INDEX_FILE)
+def adapter_folder(name: str, place: str | Path) -> Path:
+    """The folder of the adapter `name`: `place` itself, or the one of that name in the model folder `place`.
+
+    Raises ModelError where it holds none, or only others.
+    """
+    place = Path(place)
+    choices = [place / ADAPTERS / name, place]
+    for choice in choices:
+        if (choice / CONFIG_FILE).is_file() and (choice / WEIGHTS_FILE).is_file():
+            return choice
+    others = sorted(path.name for path in (place / ADAPTERS).glob("*") if path.is_dir())
+    raise ModelError(
+        f"adapter '{name}': expected one in '{place}', found {', '.join(others) or 'none'}; give the folder of a run of the stage adapter for it"
+    )

@@ -18,11 +18,11 @@ from hicast.config.train import TemporalTraining
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError, UsageError
-from hicast.io.bases import folder_chain, holder
+from hicast.io.bases import ADAPTERS, INDEX_FILE, with_bases
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
 from hicast.models.hicast_model import FLAGS_FILE
 from hicast.models.temporal import CHOICES, TemporalLayers
-from hicast.pipeline import AUTOENCODERS, HiCastPipeline
+from hicast.pipeline import AUTOENCODERS, TEMPORAL, HiCastPipeline
 
 
 def model_config(model: str) -> ModelConfig:
@@ -74,17 +74,18 @@ def clip_pipeline(settings: TemporalTraining, fresh: Callable[[ModelConfig], HiC
     if begin is None:
         pipeline = fresh(config)
     else:
-        chain = folder_chain(resolve_model(begin))
-        net = holder(chain, "unet")
-        if not (net / "unet").is_dir():
+        folder = resolve_model(begin)
+        bases = with_bases(folder) if (folder / INDEX_FILE).is_file() else [folder]
+        if not (bases[-1] / "unet").is_dir():
             raise ModelError(
                 f"--from {begin}: expected the result of the stage image or temporal to begin the stage temporal with, found a "
                 "folder without unet; train the stage image first"
             )
-        check_shape(net / "unet", config.unet, f"model {settings.model} says")
+        check_shape(bases[-1] / "unet", config.unet, f"model {settings.model} says")
+        check_shape(bases[-1] / "content_projection", config.content_projection, f"model {settings.model} says")
         pipeline = HiCastPipeline.from_pretrained(begin, "cpu", "float32")
-        only_layers = len(chain) > 1 and (chain[0] / "temporal").is_dir() and not (chain[0] / "adapters").is_dir()
-        base = chain[1] if only_layers else chain[0]
+        only_layers = len(bases) > 1 and (folder / TEMPORAL).is_dir() and not (folder / ADAPTERS).is_dir()
+        base = bases[1] if only_layers else folder
     if pipeline.temporal is None or settings.temporal:
         pipeline.temporal = _layers(settings, config, pipeline)
     return pipeline, base
@@ -104,7 +105,10 @@ def _layers(settings: TemporalTraining, config: ModelConfig, pipeline: HiCastPip
     wanted, found = (json.loads(json.dumps(dict(each.config), default=str)) for each in (layers, pipeline.temporal))
     differing = [key for key in wanted if not key.startswith("_") and wanted[key] != found.get(key)]
     if differing:
-        raise ModelError(f"--from {settings.start}: expected temporal layers as the settings say, found others in {', '.join(differing)}; leave temporal out")
+        raise ModelError(
+            f"--from {settings.start}: expected temporal layers as the settings say, found others in {', '.join(differing)}; "
+            "leave temporal out"
+        )
     return pipeline.temporal
 
 

@@ -18,14 +18,13 @@ from hicast.diffusion.prediction import clean_estimate, prediction_kind, regress
 from hicast.diffusion.sampling import make_scheduler, sample
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.errors import UsageError
-from hicast.io.bases import save_index
+from hicast.io.bases import INDEX_FILE, base_name
 from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
-from hicast.io.weights import place, save_module
+from hicast.io.weights import place, save_json, save_module
 from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
-from hicast.models.temporal import TemporalLayers
-from hicast.pipeline import HiCastPipeline
+from hicast.pipeline import FORMAT_VERSION, TEMPORAL, HiCastPipeline
 from hicast.training.clip_source import ClipSource
 from hicast.training.data import PicturePool, sample_generator, to_batch
 from hicast.training.sources import OnNote
@@ -115,8 +114,9 @@ class TemporalStage:
             target = self._target(batch.timestep, clean, noise, conditions)
         prediction = self._predict(noisy, batch.timestep, conditions)
         estimate = clean_estimate(self.scheduler, prediction, noisy, batch.timestep)
-        seen = Steadied(self.settings, prediction, image, target, estimate, clean, content, batch.places.to(self.device), batch.seen.to(self.device))
-        return temporal_terms(seen, self.codec.decode, torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step))
+        tracks = (batch.places.to(self.device), batch.seen.to(self.device))
+        steadied = Steadied(self.settings, prediction, image, target, estimate, clean, content, *tracks)
+        return temporal_terms(steadied, self.codec.decode, torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step))
 
     @torch.no_grad()
     def preview(self) -> np.ndarray:
@@ -125,7 +125,7 @@ class TemporalStage:
         clean = self._latents(batch.content.to(self.device))
         conditions = self._conditions(batch, clean)
         noise = batch.noise.flatten(0, 1).to(self.device)
-        rows, labels = [list(batch.content[:, :].flatten(0, 1).split(self.settings.frames))], []
+        rows, labels = [list(batch.content)], []
         for denoise in (self._as_pictures, self._predict):
             result = sample(lambda latents, at, net=denoise: net(latents, at, conditions), noise, self.scheduler, self.settings.sheet_steps,
                             torch.Generator().manual_seed(self.settings.seed))
@@ -141,8 +141,9 @@ class TemporalStage:
         if self.base is None:
             self.pipeline.save_pretrained(folder)
         else:
-            save_module(self.layers, folder / "temporal")
-            save_index(folder, self.base)
+            save_module(self.layers, folder / TEMPORAL)
+            base = base_name(self.base, folder)
+            save_json({"_class_name": HiCastPipeline.__name__, "format": FORMAT_VERSION, "base": base}, folder / INDEX_FILE)
 
     def _batch(self, indices: list[int], timestep: int) -> TemporalBatch:
         """The clips with these global indices."""
