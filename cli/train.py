@@ -1,4 +1,4 @@
-"""`hicast train`: the stages of the method on the user's own pictures."""
+"""`hicast train`: the stages of the method on the user's own pictures and clips."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def train(
     content: Annotated[list[Path] | None, typer.Option("--content", metavar="PATH", help="Folder or tar shard of photos; repeat for several.", show_default=False)] = None,
     style: Annotated[list[Path] | None, typer.Option("--style", metavar="PATH", help="Folder or tar shard of paintings; repeat for several.", show_default=False)] = None,
     control: Annotated[ControlName | None, typer.Option("--control", help="What the adapter holds of the photo (stage adapter).", show_default=False)] = None,
+    video: Annotated[list[Path] | None, typer.Option("--video", metavar="PATH", help="Folder or tar shard of clips, for the stage temporal; repeat for several.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model and its checkpoints go.", show_default=False)] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="FOLDER", help="Result of an earlier stage, or the name of a shipped model.", show_default=False)] = None,
     base: Annotated[str | None, typer.Option("--base", metavar="NAME", help="Stock Stable Diffusion 1.5 to begin --model sd15 with: a folder or hub id.", show_default=False)] = None,
@@ -43,8 +44,8 @@ def train(
     """Train a stage of the model; the same command again goes on where it stopped."""
     follower = int(os.environ.get("RANK", "0")) > 0  # one of several processes, of which the first speaks
     console = options.open_console(ctx, as_json and not follower, quiet or follower, verbose)
-    given = {"content": content, "style": style, "control": control, "output": output, "from": start, "base": base, "model": model,
-             "device": device}  # fmt: skip
+    given = {"content": content, "style": style, "video": video, "control": control, "output": output, "from": start, "base": base,
+             "model": model, "device": device}  # fmt: skip
     flags = {key: value for key, value in given.items() if value}
     kinds = {name: kind.settings for name, kind in STAGES.items()}
     settings = resolve_training(stage, kinds, preset=preset, words=parse_set(set_words or []), flags=flags)

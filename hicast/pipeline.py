@@ -32,10 +32,12 @@ from hicast.io.weights import (
 )
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.temporal import TemporalLayers
 
 CONTEXT_FILE = "context.safetensors"
 FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
+TEMPORAL = "temporal"
 MULTIPLE = 32
 NET_OVERLAP = 64
 
@@ -43,7 +45,8 @@ OnProgress = Callable[[int, int], None]
 
 
 class HiCastPipeline:
-    """A whole model: autoencoder, style encoder, denoising net, noise schedule and, where it has them, adapters.
+    """A whole model: autoencoder, style encoder, denoising net, noise schedule and, where it has them, adapters and
+    `temporal` layers (None: only pictures), which are kept beside the net, not in it.
 
     `index` holds what belongs to none of the parts: `defaults` (settings that stylizing falls back to), `style_side`
     (short side at which paintings are encoded), `side_range` (least and largest short side to work at unless told
@@ -53,7 +56,7 @@ class HiCastPipeline:
     def __init__(self, model: HiCastModel, autoencoder: ResidualAutoencoder | AutoencoderKL,
                  style_encoder: StyleEncoder, scheduler_config: Mapping[str, Any], *,
                  index: Mapping[str, Any] | None = None, context: Tensor | None = None,
-                 adapters: Mapping[str, T2IAdapter] | None = None) -> None:
+                 adapters: Mapping[str, T2IAdapter] | None = None, temporal: TemporalLayers | None = None) -> None:
         """`context` (1, tokens, width) is the constant text context of nets without style tokens."""
         self.model, self.autoencoder, self.style_encoder = model, autoencoder, style_encoder
         self.scheduler_config = dict(scheduler_config)
@@ -62,6 +65,7 @@ class HiCastPipeline:
         self.adapters = AdapterSet(adapters or {}, adapter_widths(model.unet) if adapters else ())
         self.about: dict[str, dict[str, str]] = {}
         """Metadata of each adapter's weights, such as the `extractor` of the maps that it was trained with."""
+        self.temporal = temporal
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self._schedulers: dict[str, SchedulerMixin] = {}
 
@@ -70,11 +74,13 @@ class HiCastPipeline:
                         adapters: Mapping[str, str | Path] | None = None) -> HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
 
-        A folder that holds only adapters is joined with the base it names. `adapters` are further ones by name, each the folder
-        of an adapter or of the run that trained it; they win over those of the model. Raises ModelError for missing, damaged or foreign parts.
+        A folder that holds only adapters or temporal layers is joined with the base it names. `adapters` are further ones by name, each
+        the folder of an adapter or of the run that trained it; they win over those of the model. Raises ModelError for missing, damaged
+        or foreign parts.
         """
         own = resolve_model(name)
-        for folder in with_bases(own):
+        bases = with_bases(own)
+        for folder in bases:
             index = load_json(folder / INDEX_FILE)
             kind = index.get("autoencoder", "ResidualAutoencoder")
             if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
@@ -83,6 +89,7 @@ class HiCastPipeline:
                     f"{index.get('format')}: convert it or update hicast"
                 )
         joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in (adapters or {}).items()}
+        temporal = next((place / TEMPORAL for place in bases if (place / TEMPORAL).is_dir()), None)
         pipeline = cls(
             HiCastModel.from_pretrained(folder),
             load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
@@ -91,12 +98,13 @@ class HiCastPipeline:
             index=index,
             context=load_context(folder),
             adapters={key: load_module(lambda config: T2IAdapter(**config), path) for key, path in joined.items()},
+            temporal=load_module(lambda config: TemporalLayers(**config), temporal) if temporal else None,
         )
         pipeline.about = {key: read_metadata(path / WEIGHTS_FILE) for key, path in joined.items()}
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the whole model, adapters included, to `folder` in diffusers layout; raises OutputError.
+        """Write the whole model, adapters and temporal layers included, to `folder` in diffusers layout; raises OutputError.
 
         Weights are written as `dtype` if given. The folder needs no base and may travel.
         """
@@ -106,6 +114,8 @@ class HiCastPipeline:
         save_module(self.style_encoder, folder / "style_encoder", dtype)
         for name, adapter in self.adapters.adapters.items():
             save_module(adapter, folder / ADAPTERS / name, dtype, self.about.get(name))
+        if self.temporal is not None:
+            save_module(self.temporal, folder / TEMPORAL, dtype)
         (folder / "scheduler").mkdir(exist_ok=True)
         save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
         if self.context is not None:
@@ -126,9 +136,10 @@ class HiCastPipeline:
         """
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        for part in (self.model, self.autoencoder, self.adapters, self.style_encoder):
+        temporal = [] if self.temporal is None else [self.temporal]
+        for part in (self.model, self.autoencoder, self.adapters, self.style_encoder, *temporal):
             part.requires_grad_(False).eval()
-        for part in (self.model, self.autoencoder, self.adapters):
+        for part in (self.model, self.autoencoder, self.adapters, *temporal):
             place(part, self.device, self.dtype)
         place(self.style_encoder, self.device)
         place(self.style_encoder.vgg, self.device, torch.float32 if self.dtype == torch.float16 else self.dtype)

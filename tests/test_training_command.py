@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from hicast.cli.main import run
@@ -29,6 +32,23 @@ def _tensors(folder: str) -> dict[str, dict[str, bytes]]:
         path.parent.name: {name: value.numpy().tobytes() for name, value in load_file(path).items()}
         for path in Path(folder).glob(f"*/{WEIGHTS}")
     }
+
+
+def _pixels(path: str) -> bytes:
+    return Image.open(path).tobytes()
+
+
+def _film(path: Path) -> None:
+    """A second of noise, 64 x 64."""
+    path.parent.mkdir()
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(12):
+            picture = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 @pytest.fixture
@@ -92,6 +112,34 @@ def test_two_steps_of_an_adapter_with_and_without_a_base(workplace, capsys):
     assert "expected the result of the stage autoencoder or image to begin the stage image with" in capsys.readouterr().err
 
 
+def test_two_steps_of_the_temporal_stage_refer_to_their_base(trained, workplace, capsys):
+    settings = ["--set", "steps=2", "--set", "frames=3", "--set", "sheet_every=2"]
+    assert _train("temporal", "runs/temporal", "--from", "image", *settings) == 0
+    assert "step 2/2" in capsys.readouterr().err
+    written = {path.name for path in Path("runs/temporal").iterdir()}
+    assert written == {"cache", "checkpoints", "model_index.json", "sheets", "temporal"}
+    assert json.loads(Path("runs/temporal/model_index.json").read_text())["base"] == "../../image"
+    assert read_metadata(Path("runs/temporal/temporal") / WEIGHTS)["base"] == "image"
+    words = ["photo.jpg", "--style", "painting.jpg", "--size", "64", "--steps", "1"]
+    assert run(["stylize-image", *words, "--model", "image", "-o", "base.png"]) == 0
+    assert run(["stylize-image", *words, "--model", "runs/temporal", "-o", "own.png"]) == 0
+    assert _pixels("base.png") == _pixels("own.png")
+    capsys.readouterr()
+    assert _train("temporal", "again", "--from", "ae", *settings) == 1
+    assert "--from ae: expected the result of the stage image or temporal to begin the stage temporal with" in capsys.readouterr().err
+
+
+def test_temporal_stage_needs_clips_or_pictures_and_no_earlier_result(workplace, capsys):
+    assert run(["train", "--stage", "temporal", "--style", "paintings", "--output", "out"]) == 2
+    assert "expected --video or --content, found none" in capsys.readouterr().err
+    assert run(["train", "--stage", "temporal", "--video", "photos", "--style", "paintings", "--output", "out"]) == 1
+    assert "below photos, found none of them" in capsys.readouterr().err and not Path("out").exists()
+    _film(Path("clips") / "film.mp4")
+    words = ["--preset", "debug-temporal", "--video", "clips", "--style", "paintings", "--output", "whole", "--device", "cpu"]
+    assert run(["train", "--stage", "temporal", *words, "--set", "steps=1", "--set", "frames=3", "--set", "tensorboard=false"]) == 0
+    assert {path.name for path in Path("whole").iterdir()} >= {"temporal", "unet", "vae", "style_encoder"}
+
+
 @pytest.fixture
 def calm(workplace) -> list[str]:
     """A command of six steps that a subprocess can run: `-m hicast.cli` and its words, without the output folder."""
@@ -124,7 +172,7 @@ def test_terminated_command_saves_and_leaves_with_143(calm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["autoencoder", "image", "adapter"])
+@pytest.mark.parametrize("stage", ["autoencoder", "image", "adapter", "temporal"])
 def test_two_processes_have_the_loss_curve_of_one(workplace, stage):
     words = ["-m", "hicast.cli", "train", "--stage", stage, "--preset", f"debug-{stage}", *FOLDERS]
     words += ["--set", "log_every=1", "--set", "sheet_every=0", "--set", "tensorboard=false"]

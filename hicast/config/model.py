@@ -23,5 +23,7 @@ class ModelConfig(BaseModel):
     content_skip: bool = False
     unet: Part
     scheduler: Part
+    temporal: Part = {}
+    """Choices of fresh temporal layers (`TemporalLayers.for_unet`); none gives those of the published net."""
     defaults: Part = {}
     """Settings that stylizing falls back to, such as `steps` and `size`."""

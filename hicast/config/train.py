@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 
 
@@ -23,10 +24,17 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _range(value: Any) -> Any:
+    return (value, value) if isinstance(value, int | float) else value
+
+
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_several)]
 """One path or a list of them."""
 
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+
+NumberRange = Annotated[tuple[float, float], BeforeValidator(_range), AfterValidator(_rising)]
+"""The least and the largest number to draw from, or one number."""
 
 REMARKS = frozenset(
     ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "base", "model", "device",
@@ -147,7 +155,7 @@ class RepaintTraining(TrainSettings):
     drop_content: Share = 0.03
     self_pairs: Share = 0.12
     """Share of samples whose content is the style picture itself."""
-    style_scale: Annotated[tuple[float, float], AfterValidator(_rising)] = (0.0, 2.0)
+    style_scale: NumberRange = (0.0, 2.0)
     """Range of the style scale given to the net; 1 is drawn for half of the samples."""
     later_steps: Share = 0.25
     """Share of batches at later steps of the sampling grid, from the net's own first estimate."""
@@ -215,3 +223,36 @@ class AdapterTraining(RepaintTraining):
     """Configuration of diffusers' `T2IAdapter`; its channels are those of the U-Net unless given."""
     reference: bool = False
     """Compute the terms and draw the samples as published, also where that has no gradient."""
+
+
+class TemporalTraining(TrainSettings):
+    """Stage `temporal`: layers that make a clip steady, in a net for pictures that stays as it is. A sample is a clip."""
+
+    stage: Literal["temporal"] = "temporal"
+    reference: bool = False
+    """Terms and trained layers as published (reference, 7.7), with the same noise in every step; see `losses.published`."""
+    losses: dict[Literal["noise", "image", "contrast", "correlation", "warp"], Weight] = {
+        "noise": 0.01, "image": 2.0, "contrast": 0.1, "correlation": 0.1, "warp": 1.0
+    }  # fmt: skip
+    batch_size: Positive = 2
+    frames: Annotated[int, Field(ge=2, le=64)] = 8
+    frame_rate: Annotated[tuple[Rate, Rate], BeforeValidator(_range), AfterValidator(_rising)] = (8.0, 8.0)
+    """Frames per second that clips are thinned to, a rate for each drawn from this range."""
+    stills: Share = 0.5
+    """Share of clips that are moving crops of the pictures in `content`, where there are clips in `video` too."""
+    grain: Weight = 0.0
+    """Largest standard deviation, in levels of 255, of noise added to the frames of moving crops."""
+    shared_noise: Annotated[tuple[Share, Share], BeforeValidator(_range), AfterValidator(_rising)] = (0.0, 0.0)
+    """Share of the noise's variance that all frames have in common, one for each clip drawn from this range."""
+    residual_threshold: Share = 0.1
+    """Change of a pixel, relative to the greatest in the clip, above which it gets noise of its own; 0 gives it to all."""
+    noised: Literal["content", "estimate"] = "content"
+    """What noise is added to before the last timestep: the content's latents as published, or the net's own first estimate."""
+    later_steps: Share = 1.0
+    """Share of batches at a timestep drawn from all; the others are at the last one, where sampling begins."""
+    style_side: Annotated[int, Field(ge=64)] = 256
+    """Short side at which style pictures are encoded."""
+    style_scale: NumberRange = (1.0, 1.0)
+    """Range of the style scale given to a net that takes one; 1 is drawn for half of the clips."""
+    temporal: dict[str, Any] = {}
+    """Choices of fresh temporal layers, where they differ from those of the model."""

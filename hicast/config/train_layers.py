@@ -67,37 +67,43 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append(f"drop_style, drop_content: expected a sum of at most 1, found {dropped:g}; lower one")
     if getattr(settings, "base", None) and settings.start:
         found.append("--base, --from: expected one of them to start from, found both; drop one")
-    own = sorted(name for name in UNPUBLISHED_TERMS if settings.losses.get(name))
-    if getattr(settings, "reference", False) and own and settings.stage == "image":
-        found.append(f"losses: expected latent, noise, style and gram with reference: true, found {', '.join(own)}; set them to 0")
+    if getattr(settings, "reference", False):
+        found += _beside_reference(settings)
     if settings.autocast == "float16" and settings.device == "cpu":
         found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
-    if isinstance(settings, AdapterTraining):
-        found += _adapter_contradictions(settings)
-    return found
-
-
-def _adapter_contradictions(settings: AdapterTraining) -> list[str]:
-    """Those of the stage `adapter` alone."""
-    found = []
-    others = [name for name, weight in settings.losses.items() if weight and name not in PUBLISHED_TERMS]
-    if settings.reference and others:
-        found.append(f"losses: expected only {', '.join(PUBLISHED_TERMS)} with reference, found {', '.join(others)}; set them to 0")
-    if settings.maps and settings.self_pairs and not settings.reference:
+    if isinstance(settings, AdapterTraining) and settings.maps and settings.self_pairs and not settings.reference:
         found.append(f"self_pairs: expected 0 with maps, which paintings have none of, found {settings.self_pairs:g}; leave one out")
     return found
 
 
-def require(settings: TrainSettings, keys: Iterable[str], where: str) -> None:
+def _beside_reference(settings: TrainSettings) -> list[str]:
+    """What `reference` does not go with: the published stages have other terms, and that for clips leaves the first frame out."""
+    weighed = [name for name, weight in settings.losses.items() if weight]
+    if settings.stage == "temporal":
+        found = []
+        if "warp" in weighed:
+            found.append(f"reference: expected no weight for warp, which is not published, found {settings.losses['warp']:g}; set losses.warp=0")
+        if settings.frames < 3:
+            found.append(f"reference: expected frames of at least 3, found {settings.frames}; raise it")
+        return found
+    own = sorted(UNPUBLISHED_TERMS.intersection(weighed)) if settings.stage == "image" else [
+        name for name in weighed if name not in PUBLISHED_TERMS
+    ]  # fmt: skip
+    known = "latent, noise, style and gram" if settings.stage == "image" else ", ".join(PUBLISHED_TERMS)
+    return [f"losses: expected only {known} with reference, found {', '.join(own)}; set them to 0"] if own else []
+
+
+def require(settings: TrainSettings, keys: Iterable[str | tuple[str, ...]], where: str) -> None:
     """Raise UsageError in one line where one of `keys`, or `targets` for terms of that, has no value.
 
-    `where` names the command in it.
+    Of a tuple of keys one must have a value. `where` names the command in it.
     """
     aimed = any(weight for name, weight in settings.losses.items() if name.startswith("target"))
-    missing = [key for key in (*keys, *(["targets"] if aimed else [])) if not getattr(settings, key)]
+    wanted = [(key,) if isinstance(key, str) else key for key in (*keys, *(["targets"] if aimed else []))]
+    missing = [group for group in wanted if not any(getattr(settings, key) for key in group)]
     if missing:
-        options = ", ".join(FLAGS.get(key, f"--{key}") for key in missing)
-        lines = ", ".join(f"train.{key}" for key in missing)
+        options = ", ".join(" or ".join(FLAGS.get(key, f"--{key}") for key in group) for group in missing)
+        lines = ", ".join(" or ".join(f"train.{key}" for key in group) for group in missing)
         raise UsageError(f"{where}: expected {options}, found none; give it, or write {lines} in hicast.yaml")
 
 

@@ -17,6 +17,9 @@ from hicast.losses.terms import LossTerms
 CONSISTENCY_WEIGHTS = {"noise": 0.01, "image": 2.0, "contrast": 10.0, "correlation": 1.0}
 """Published weights of `published_consistency_terms` (reference, 7.7)."""
 
+DEAD_TERMS = ("contrast", "correlation")
+"""Terms among these that train nothing, the second wherever it is clamped."""
+
 CORRELATION_CLAMP, CORRELATION_CLAMPED_WEIGHT = 0.7, 0.1
 
 

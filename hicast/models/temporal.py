@@ -28,6 +28,9 @@ from hicast.models.temporal_layers import (
 ATTENTIONS = ("joint", "first_previous", "frame")
 NORMS = ("clip", "frame")
 
+CHOICES = ("conv_groups", "temporal_attention", "attention", "norm", "padding", "zero_start")
+"""What `TemporalLayers.for_unet` can be told."""
+
 Places = Mapping[str, Sequence[int]]
 """Name of a module of the U-Net to the numbers its layer is built with."""
 
@@ -116,8 +119,8 @@ class TemporalLayers(ModelMixin, ConfigMixin):
         return cls(conv_places, attention_places, {}, **choices)
 
     @contextmanager
-    def clip(self, frames: int) -> Iterator[TemporalLayers]:
-        """Inside, every `frames` rows of a batch are a clip; a forward of another batch raises ModelError."""
+    def clip(self, frames: int | None) -> Iterator[TemporalLayers]:
+        """Inside, every `frames` rows of a batch are a clip, with None each is a picture; another batch raises ModelError."""
         before, self.frames = self.frames, frames
         try:
             yield self

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 FRAME_RATE = 8.0
-"""Frames per second that a clip is thinned to."""
+"""Frames per second that a clip is thinned to unless told otherwise."""
 
 
 class ClipPool:
@@ -36,11 +36,13 @@ class ClipPool:
     def __len__(self) -> int:
         return len(self.files)
 
-    def clip(self, index: int, frames: int, side: int, zoom: tuple[float, float], random: np.random.Generator) -> np.ndarray:
+    def clip(self, index: int, frames: int, side: int, zoom: tuple[float, float], random: np.random.Generator,
+             rate: float = FRAME_RATE) -> np.ndarray:
         """`frames` frames of video `index` as uint8 (frames, side, side, 3), all cropped and mirrored alike.
 
-        Start, crop and mirroring come from `random`. A video too short for `FRAME_RATE` gives frames closer together. In
-        place of one that cannot be used its neighbour serves; InputError where none can.
+        Start, crop and mirroring come from `random`; `rate` is in frames per second, at most the video's own. A video too
+        short for it gives frames closer together. In place of one that cannot be used its neighbour serves; InputError
+        where none can.
         """
         start, corner, mirrored = random.random(), random.random(3), random.random() < 0.5
         for offset in range(len(self.files)):
@@ -48,7 +50,7 @@ class ClipPool:
             if source in self.skipped:
                 continue
             try:
-                pictures = _read_frames(source, frames, start)
+                pictures = _read_frames(source, frames, start, rate)
             except InputError as error:
                 self._skip(source, str(error))
                 continue
@@ -62,7 +64,7 @@ class ClipPool:
             self._on_note(f"skipped {len(self.skipped)} of {len(self.files)} clips: {reason}")
 
 
-def _read_frames(source: Source, frames: int, place: float) -> list[np.ndarray]:
+def _read_frames(source: Source, frames: int, place: float, rate: float) -> list[np.ndarray]:
     """`frames` pictures (height, width, 3) from the share `place` of where a clip can start."""
     import av
 
@@ -72,7 +74,7 @@ def _read_frames(source: Source, frames: int, place: float) -> list[np.ndarray]:
                 raise InputError(f"{source.name}: expected a video, found no picture in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            found = _decode(container, stream, frames, place)
+            found = _decode(container, stream, frames, place, rate)
     except av.error.FFmpegError as error:
         raise InputError(f"{source.name}: expected a video, found a damaged or foreign file ({error.strerror})") from error
     if len(found) < frames:
@@ -80,11 +82,11 @@ def _read_frames(source: Source, frames: int, place: float) -> list[np.ndarray]:
     return found
 
 
-def _decode(container: InputContainer, stream: VideoStream, frames: int, place: float) -> list[np.ndarray]:
-    """Frames at steps of about 1 / FRAME_RATE seconds; the last of them is the first at or after each wanted time."""
+def _decode(container: InputContainer, stream: VideoStream, frames: int, place: float, rate: float) -> list[np.ndarray]:
+    """Frames at steps of about 1 / `rate` seconds; the last of them is the first at or after each wanted time."""
     own_rate = float(stream.average_rate or 25)
     length = _seconds(container, stream)
-    step = max(1 / own_rate, min(1 / FRAME_RATE, (length - 1 / own_rate) / max(1, frames - 1)))
+    step = max(1 / own_rate, min(1 / rate, (length - 1 / own_rate) / max(1, frames - 1)))
     begin = place * max(0.0, length - 1 / own_rate - step * (frames - 1))
     first = float((stream.start_time or 0) * stream.time_base)
     if begin > 0:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, RepaintTraining, TrainSettings
+from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, TemporalTraining, TrainSettings
 from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class StageKind:
-    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value.
+    """A stage before it is opened: its settings, how to open it, the data it reads, and the keys that need a value (of a tuple one).
 
     `outline(settings)` gives the nets that it will have as a `memory.Outline`, for the memory that a run needs.
     """
@@ -43,7 +43,7 @@ class StageKind:
     settings: type[TrainSettings]
     open: Callable[[TrainSettings, Opening], Stage]
     reads: tuple[str, ...]
-    needs: tuple[str, ...]
+    needs: tuple[str | tuple[str, ...], ...]
     outline: Callable[[TrainSettings], Outline] | None = None
 
 
@@ -119,7 +119,7 @@ def _open_adapter(settings: AdapterTraining, opening: Opening) -> Stage:
                         device=opening.device, on_measure=opening.on_measure, on_note=opening.on_note)
 
 
-def _fresh_pipeline(settings: RepaintTraining, opening: Opening, config: ModelConfig, folder: Path | None) -> HiCastPipeline:
+def _fresh_pipeline(settings: TrainSettings, opening: Opening, config: ModelConfig, folder: Path | None) -> HiCastPipeline:
     """A net of the shape `config` that is not trained for this yet: random, or stock Stable Diffusion where the model is made of that.
 
     A random one stands on the autoencoder in `folder`, of the model, or fitted to the pictures.
@@ -141,7 +141,7 @@ def _fresh_pipeline(settings: RepaintTraining, opening: Opening, config: ModelCo
     return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
 
 
-def _check_nets(folder: Path, settings: RepaintTraining, config: ModelConfig) -> None:
+def _check_nets(folder: Path, settings: TrainSettings, config: ModelConfig) -> None:
     """Raise ModelError where the nets in `folder` have another shape than the model that the settings name."""
     from hicast.training import start
 
@@ -153,7 +153,7 @@ def _cache(opening: Opening) -> Path:
     return opening.output / "cache" / "styles.safetensors"
 
 
-def _image_autoencoder(settings: RepaintTraining, opening: Opening, folder: Path | None, channels: int) -> nn.Module:
+def _image_autoencoder(settings: TrainSettings, opening: Opening, folder: Path | None, channels: int) -> nn.Module:
     """That of `--from`, else that of the model; for a model that has none, principal components of the pictures."""
     from hicast.io.weights import SHIPPED_MODELS
     from hicast.training import start
@@ -167,6 +167,15 @@ def _image_autoencoder(settings: RepaintTraining, opening: Opening, folder: Path
 
     pool = PicturePool([*settings.content, *settings.style], settings.image_side, int(settings.cache_gigabytes * 2**30))
     return fitted_autoencoder(start.model_config(settings.model).autoencoder, pool, settings.seed)
+
+
+def _open_temporal(settings: TemporalTraining, opening: Opening) -> Stage:
+    from hicast.training import start
+    from hicast.training.temporal_stage import TemporalStage
+
+    pipeline, base = start.clip_pipeline(settings, lambda config: _fresh_pipeline(settings, opening, config, None))
+    return TemporalStage(settings, pipeline, _cache(opening), base=base, device=opening.device,
+                         on_measure=opening.on_measure, on_note=opening.on_note)
 
 
 def _outline_autoencoder(settings: AutoencoderTraining) -> Outline:
@@ -185,4 +194,5 @@ STAGES = {
     "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output"), _outline_autoencoder),
     "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output"), _outline_image),
     "adapter": StageKind(AdapterTraining, _open_adapter, ("content", "style"), ("control", "content", "style", "output")),
+    "temporal": StageKind(TemporalTraining, _open_temporal, ("video", "content", "style"), (("video", "content"), "style", "output")),
 }

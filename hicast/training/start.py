@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from hicast.config.layers import merge
 from hicast.config.model import ModelConfig
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice, validate
+from hicast.config.train import TemporalTraining
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError, UsageError
 from hicast.io.bases import ADAPTERS, INDEX_FILE, with_bases
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
 from hicast.models.hicast_model import FLAGS_FILE
-from hicast.pipeline import AUTOENCODERS
+from hicast.models.temporal import CHOICES, TemporalLayers
+from hicast.pipeline import AUTOENCODERS, TEMPORAL, HiCastPipeline
 
 
 def model_config(model: str) -> ModelConfig:
@@ -112,6 +114,54 @@ def open_adapter(control: str, config: Mapping[str, Any], seed: int, earlier: Pa
             return T2IAdapter(**config)
         except (TypeError, ValueError) as error:
             raise UsageError(f"adapter: expected a configuration of T2IAdapter, found: {error}; correct it") from error
+def clip_pipeline(settings: TemporalTraining, fresh: Callable[[ModelConfig], HiCastPipeline]) -> tuple[HiCastPipeline, Path | None]:
+    """The pipeline whose temporal layers are to train, in float32, and the folder that the result will name as its base.
+
+    From `start`, else the model where that has weights, else a `fresh` one, whose base is None. Layers that are there go on
+    learning, else new ones are made. Raises ModelError for a folder without a net or of another shape.
+    """
+    config = model_config(settings.model)
+    begin = settings.start or (settings.model if settings.model in SHIPPED_MODELS or Path(settings.model).is_dir() else None)
+    base, pipeline = None, None
+    if begin is None:
+        pipeline = fresh(config)
+    else:
+        folder = resolve_model(begin)
+        bases = with_bases(folder) if (folder / INDEX_FILE).is_file() else [folder]
+        if not (bases[-1] / "unet").is_dir():
+            raise ModelError(
+                f"--from {begin}: expected the result of the stage image or temporal to begin the stage temporal with, found a "
+                "folder without unet; train the stage image first"
+            )
+        check_shape(bases[-1] / "unet", config.unet, f"model {settings.model} says")
+        check_shape(bases[-1] / "content_projection", config.content_projection, f"model {settings.model} says")
+        pipeline = HiCastPipeline.from_pretrained(begin, "cpu", "float32")
+        only_layers = len(bases) > 1 and (folder / TEMPORAL).is_dir() and not (folder / ADAPTERS).is_dir()
+        base = bases[1] if only_layers else folder
+    if pipeline.temporal is None or settings.temporal:
+        pipeline.temporal = _layers(settings, config, pipeline)
+    return pipeline, base
+
+
+def _layers(settings: TemporalTraining, config: ModelConfig, pipeline: HiCastPipeline) -> TemporalLayers:
+    """New temporal layers as model and settings want them, or those of `pipeline` if they are so; else ModelError."""
+    choices = merge(config.temporal, settings.temporal)
+    unknown = sorted(set(choices) - set(CHOICES))
+    if unknown:
+        raise UsageError(f"temporal: expected choices of {', '.join(CHOICES)}, found {', '.join(unknown)}; {name_advice(unknown[0], CHOICES)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        layers = TemporalLayers.for_unet(pipeline.model.unet, **choices)
+    if pipeline.temporal is None:
+        return layers
+    wanted, found = (json.loads(json.dumps(dict(each.config), default=str)) for each in (layers, pipeline.temporal))
+    differing = [key for key in wanted if not key.startswith("_") and wanted[key] != found.get(key)]
+    if differing:
+        raise ModelError(
+            f"--from {settings.start}: expected temporal layers as the settings say, found others in {', '.join(differing)}; "
+            "leave temporal out"
+        )
+    return pipeline.temporal
 
 
 def load_autoencoder(folder: Path, expected: Mapping[str, Any], why: str) -> nn.Module:

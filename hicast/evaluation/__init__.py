@@ -1,0 +1,1 @@
+"""Evaluation: how good results are, in figures."""
