@@ -69,7 +69,9 @@ class HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
 
         A folder that holds only adapters is joined with the base it names. `adapters` are further ones by name, each the folder
-        of an adapter or of the run that trained it; they win over those of the model. Raises ModelError for missing, damaged or foreign parts.
+        of an adapter or of the run that trained it; they win over those of the model.
+
+        Raises ModelError for missing, damaged or foreign parts.
         """
         own = resolve_model(name)
         for folder in with_bases(own):
