@@ -75,8 +75,9 @@ class HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
 
         A folder that holds only adapters or temporal layers is joined with the base it names. `adapters` are further ones by name, each
-        the folder of an adapter or of the run that trained it; they win over those of the model. Raises ModelError for missing, damaged
-        or foreign parts.
+        the folder of an adapter or of the run that trained it; they win over those of the model.
+
+        Raises ModelError for missing, damaged or foreign parts.
         """
         own = resolve_model(name)
         bases = with_bases(own)

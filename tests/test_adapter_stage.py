@@ -1,7 +1,7 @@
 """The stage `adapter` on tiny nets: its terms, its drawing, its maps, what it writes."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from hicast.training import drawing
 from hicast.training.adapter_stage import AdapterStage
 from hicast.training.drawing import dead_terms
 from hicast.training.loop import train
+from hicast.training.maps import MapPool
 
 SAMPLE = load_preset("debug", "models") | {"style_encoder": {"normalization": "caffe", "token_grid": 2, "clamp": 6.0}}
 NOISE_UNET = {
@@ -138,7 +139,7 @@ def test_control_term_is_the_difference_of_maps(stage_of):
         stage = stage_of(**changes)
         draw, decode = stage.drawing.draw, stage.codec.decode
         drawn, decoded = [], []
-        object.__setattr__(stage.drawing, "draw", lambda image: drawn.append(draw(image)) or drawn[-1])
+        stage.drawing = replace(stage.drawing, draw=lambda image: drawn.append(draw(image)) or drawn[-1])
         stage.codec.decode = lambda latents: decoded.append(decode(latents)) or decoded[-1]
         batch, terms = _terms(stage)
         assert torch.equal(drawn[0], (canny_edges if changes else gradient_edges)(batch.photo))
@@ -267,18 +268,14 @@ def test_maps_are_cut_like_their_photos(stage_of, folders, tmp_path):
     (maps / "sub" / "0.png").unlink()
     Image.new("RGB", (80, 80)).save(maps / "sub" / "1.png")
     (maps / "sub" / "2.png").write_bytes(b"")
-    pool = drawing_pool(stage, maps, notes)
+    pool = MapPool(maps, stage.photos, stage.resample, notes.append)
     assert [np.abs(photo.astype(int) - control).max() for photo, control in (pool[i] for i in range(3))] == [0, 0, 0]
     assert len(notes) == 3 and "left out 1 of 4 photos: without map" in notes[0]
     assert any("expected the aspect ratio of its photo (80x100), found 80x80" in note for note in notes)
     with pytest.raises(InputError, match="expected maps with the names of the photos, such as .*0.png, found none"):
-        drawing_pool(stage, tmp_path, notes)
-
-
-def drawing_pool(stage, maps, notes):
-    from hicast.training.maps import MapPool
-
-    return MapPool(maps, stage.photos, stage.resample, notes.append)
+        MapPool(tmp_path, stage.photos, stage.resample)
+    with pytest.raises(InputError, match="maps: expected a folder that mirrors the photos, found none at gone; check the path"):
+        stage_of(maps="gone")
 
 
 def test_labels_of_regions_are_never_blended(stage_of, folders, tmp_path):

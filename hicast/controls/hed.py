@@ -114,7 +114,8 @@ def _from_hub(path: Path) -> dict[str, Tensor]:
             for kind in ("weight", "bias"):
                 state[f"scores.{block}.{kind}"] = stored[f"block{block + 1}.projection.{kind}"]
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"extractor hed: expected controlnet-aux's weights in {path}, found: {str(error).splitlines()[0]}; fetch it again") from error
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"extractor hed: expected controlnet-aux's weights in {path}, found: {reason}; fetch it again") from error
     state["vgg.conv1_1.weight"] = state["vgg.conv1_1.weight"].flip(1)
     state["fuse.weight"] = torch.full((1, len(BLOCKS), 1, 1), 1 / len(BLOCKS))
     state["fuse.bias"] = torch.zeros(1)

@@ -74,5 +74,6 @@ def adapter_folder(name: str, place: str | Path) -> Path:
             return choice
     others = sorted(path.name for path in (place / ADAPTERS).glob("*") if path.is_dir())
     raise ModelError(
-        f"adapter '{name}': expected one in '{place}', found {', '.join(others) or 'none'}; give the folder of a run of the stage adapter for it"
+        f"adapter '{name}': expected one in '{place}', found {', '.join(others) or 'none'}; give the folder of a run of the stage "
+        "adapter for it"
     )

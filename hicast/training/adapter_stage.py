@@ -115,23 +115,16 @@ class AdapterStage(RepaintStage):
     @torch.no_grad()
     def preview(self) -> np.ndarray:
         """Rows of photo, map, painting, the result without and the one with the adapter, from noise of the same seed."""
-        side, of = self.settings.crop, self.maps or self.photos
-        found = [of[at] if self.maps else (of[at], None) for at in evenly(len(of), SHEET_ROWS)]
-        photos = [cut(photo, middle(photo.shape[:2]), side) for photo, _ in found]
+        photos, control = self._fixed_samples()
         chosen = [evenly(len(self.paintings), len(photos))[row % len(self.paintings)] for row in range(len(photos))]
-        batch = to_batch(photos).to(self.device)
-        if self.maps:
-            control = (to_batch([cut(pixels, middle(pixels.shape[:2]), side, self.resample) for _, pixels in found]) / 2 + 0.5).to(self.device)
-        else:
-            control = self.drawing.draw(batch)
-        clean = self.encode(batch)
-        results = [self.sheet_images(clean, chosen, residuals) for residuals in (None, self._residuals(control))]
-        rows = [
-            [photo, to_pixels(control[at, None].cpu() * 2 - 1), self.paintings[chosen[at]], *(to_pixels(images[at, None]) for images in results)]
-            for at, photo in enumerate(photos)
-        ]
+        clean = self.encode(to_batch(photos))
+        shown = [control.cpu() * 2 - 1, *(self.sheet_images(clean, chosen, residuals) for residuals in (None, self._residuals(control)))]
+        rows = []
+        for at, photo in enumerate(photos):
+            drawn, *results = (to_pixels(images[at, None]) for images in shown)
+            rows.append([photo, drawn, self.paintings[chosen[at]], *results])
         names = ("content", self.settings.control, "style", "without", "with")
-        return contact_sheet(rows, [str(at) for at in range(1, len(rows) + 1)], names, side)
+        return contact_sheet(rows, [str(at) for at in range(1, len(rows) + 1)], names, self.settings.crop)
 
     def save(self, folder: Path) -> None:
         """Write the adapter and the name of its base; without a base the whole model, so that `--model FOLDER` takes either."""
@@ -150,6 +143,17 @@ class AdapterStage(RepaintStage):
         dtype = getattr(torch, self.settings.autocast)
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.adapters.features({self.settings.control: control})[self.settings.control]
+
+    def _fixed_samples(self) -> tuple[list[np.ndarray], Tensor]:
+        """The middle of a few photos, and their maps (rows, 3, crop, crop) in [0, 1]."""
+        side, of = self.settings.crop, self.maps or self.photos
+        found = [of[at] for at in evenly(len(of), SHEET_ROWS)]
+        if not self.maps:
+            photos = [cut(photo, middle(photo.shape[:2]), side) for photo in found]
+            return photos, self.drawing.draw(to_batch(photos).to(self.device))
+        photos = [cut(photo, middle(photo.shape[:2]), side) for photo, _ in found]
+        maps = [cut(pixels, middle(pixels.shape[:2]), side, self.resample) for _, pixels in found]
+        return photos, (to_batch(maps) / 2 + 0.5).to(self.device)
 
     def _noised_estimate(self, batch: AdapterBatch, clean: Tensor, conditions: Conditions) -> Tensor:
         """The clean latent as predicted from the `clean` one with noise of the batch's timestep (reference, 7.1)."""

@@ -8,7 +8,7 @@ import torch
 
 from hicast.config.train import AdapterTraining
 from hicast.controls import CONTROLS, Extractor, ExtractorKind, find_any_extractor, find_extractor
-from hicast.errors import UsageError
+from hicast.errors import InputError, UsageError
 
 OWN_MAPS = "maps"
 """What an adapter's metadata says in place of an extractor where the maps came from a folder."""
@@ -67,11 +67,18 @@ def dead_terms(settings: AdapterTraining) -> frozenset[str]:
 
 
 def open_drawing(settings: AdapterTraining, device: torch.device) -> Drawing:
-    """Load what `check_drawing` names; raises ModelError where weights are missing, UsageError where no term would train."""
+    """Load what `check_drawing` names.
+
+    Raises ModelError where weights are missing, InputError where the folder of maps is, UsageError where no term would train.
+    """
     draws, compares = check_drawing(settings)
+    if settings.maps is not None and not settings.maps.is_dir():
+        raise InputError(f"maps: expected a folder that mirrors the photos, found none at {settings.maps}; check the path")
     dead = dead_terms(settings)
     if not {name for name, weight in settings.losses.items() if weight} - dead:
-        raise UsageError(f"losses: expected a term with a gradient beside {', '.join(dead)} with reference, found none; give style a weight")
+        raise UsageError(
+            f"losses: expected a term with a gradient beside {', '.join(dead)} with reference, found none; give style a weight"
+        )
     dtype = getattr(torch, settings.frozen_dtype)
     needed = {name for name in ((draws if settings.maps is None else None), compares) if name}
     opened = {name: _all_kinds()[name].open(settings.extractor_weights.get(name), device, dtype) for name in sorted(needed)}

@@ -39,7 +39,8 @@ class MapPool:
             on_note(f"{folder}: left out {len(photos) - len(self.files)} of {len(photos)} photos: without map")
         self._on_note, self._lock = on_note, threading.Lock()
         self._skipped: set[int] = set()
-        self._room, self._cache = photos.cache_bytes, dict[int, np.ndarray]()
+        self._room = photos.cache_bytes
+        self._cache: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.files)
