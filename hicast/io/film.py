@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hicast.errors import InputError, OutputError
+from hicast.io.files import atomic_path, check_target, first_name, is_numbered
 from hicast.io.film_encode import Done, PieceSink
 from hicast.io.film_parts import PartsFolder, parts_path
-from hicast.io.files import atomic_path, check_target
 from hicast.io.side_by_side import WriteBehind, read_ahead
 from hicast.io.video_codecs import CONTAINERS, PICTURES, STREAM_SUFFIX, pick_codec
 from hicast.io.video_join import Joining, Piece, join_pieces
@@ -30,7 +29,6 @@ Paint = Callable[[Iterator[np.ndarray], int, int], Iterator[np.ndarray]]
 context only, to as many painted frames as are not, of the same type and of one size."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NUMBERED = re.compile(r"^[^%]*%0?\d*d[^%]*$")
 LEAST_PIECE = 48
 """Frames that a piece has at least, as each begins with a key frame, which is large."""
 
@@ -105,7 +103,10 @@ def make_film(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hicast-"))) / "parts"
         parts = PartsFolder(folder)
         pieces = parts.open(_job(film, codec, passed=paint is None), resume)
+        stack.callback(lambda: None if pieces else parts.remove())
         resumed = sum(len(piece.stamps) for piece in pieces)
+        if resumed:
+            on_note(f"{film.target}: {resumed} frames are there from an earlier run; going on after them")
         end = parts.end()
         if end is None:
             with _write_errors(film):
@@ -120,16 +121,6 @@ def make_film(
             _deliver(film, reader, pieces, codec, overwrite, on_note)
         parts.remove()
     return FilmOutcome(sum(len(piece.stamps) for piece in pieces), resumed, end["lost"])
-
-
-def first_name(target: Path) -> Path:
-    """`target`, or the first of the files that a numbered name stands for."""
-    return target.with_name(target.name % 1) if is_numbered(target) else target
-
-
-def is_numbered(target: Path) -> bool:
-    """Whether `target` stands for many pictures, such as `frame-%05d.png`."""
-    return bool(NUMBERED.search(target.name)) and target.suffix.lower() == ".png"
 
 
 def _job(film: Film, codec: str, passed: bool) -> dict[str, Any]:
