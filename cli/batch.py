@@ -54,7 +54,7 @@ def read_request(
     given = ctx.params
     if given["overwrite"] and given["skip_existing"]:
         raise UsageError("expected --overwrite or --skip-existing, found both; leave one out")
-    files = options.weighted_files(given["style"])
+    files = options.weighted_files(given["style"]) if given["style"] else []
     flags = options.given_flags(ctx, StylizeSettings) | (more_flags or {})
     name, layers = stylize_layers(command, given["preset"], record, parse_set(given["set_words"] or []), flags)
     settings = resolve_stylize(layers)

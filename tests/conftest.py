@@ -88,12 +88,14 @@ def _write_tone(container, stream, samples: int) -> None:
 
 
 def _filled(folder: Path) -> Path:
-    """`folder` with photos and paintings of a few pixels."""
-    for subfolder in ("photos", "paintings"):
+    """`folder` with photos, paintings and clips of a few pixels and frames."""
+    for subfolder in ("photos", "paintings", "clips"):
         (folder / subfolder).mkdir(parents=True)
     names = ("photo.jpg", "painting.jpg", "other.jpg", "photos/first.png", "photos/second.jpg", "paintings/red.png")
     for seed, name in enumerate(names):
         _blocks(seed).save(folder / name)
+    for name in ("clip.mp4", "clips/first.mp4", "clips/second.mp4"):
+        _write_clip(folder / name)
     return folder
 
 
