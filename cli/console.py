@@ -113,7 +113,7 @@ class Console:
 
     @contextmanager
     def film(self, label: str, window: int) -> Iterator[OnProgress]:
-        """Frames per second and time left of a film; the first estimate comes after `window` frames, a plain line also without a terminal."""
+        """Frames per second and time left of a film; a first estimate after `window` frames stands in a line of its own."""
         if self.quiet:
             yield lambda done, total: None
             return

@@ -54,7 +54,9 @@ Set = Annotated[list[str] | None, _option("--set", metavar="KEY=VALUE", help="An
 
 Videos = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT", help="Videos, folders of videos, numbered pictures (frame-%05d.png), or - for standard input.", show_default=False),
+    typer.Argument(
+        metavar="INPUT", show_default=False, help="Videos, folders of videos, numbered pictures (frame-%05d.png), or - for standard input."
+    ),
 ]
 VideoOutput = Annotated[
     str | None,
@@ -69,8 +71,13 @@ End = Annotated[str | None, _option("--end", metavar="T", help="Leave out what c
 Preview = Annotated[str | None, _option("--preview", metavar="T", help="Only so much, from --start on.")]
 WindowFrames = Annotated[int | None, _option("--window", metavar="N", help="Frames that are painted together, from 1 to 128.")]
 OverlapFrames = Annotated[int | None, _option("--overlap", metavar="N", help="Frames that neighbouring windows share.")]
-Codec = Annotated[str | None, _option("--codec", metavar="NAME", help="h264, hevc, vp9, av1, prores, ffv1, or an encoder of FFmpeg. Default: h264 (webm: vp9).")]
-Crf = Annotated[float | None, _option("--crf", metavar="X", help="Quality of the encoding: lower is better and larger. Default: 18 for h264.")]
+Codec = Annotated[
+    str | None,
+    _option("--codec", metavar="NAME", help="h264, hevc, vp9, av1, prores, ffv1, or an encoder of FFmpeg. Default: h264 (webm: vp9)."),
+]
+Crf = Annotated[
+    float | None, _option("--crf", metavar="X", help="Quality of the encoding: lower is better and larger. Default: 18 for h264.")
+]
 NoAudio = Annotated[bool, _option("--no-audio", help="Leave out the sound.")]
 Passthrough = Annotated[bool, _option("--passthrough", help="Decode and encode only, without the nets: to see what that alone does.")]
 NoResume = Annotated[bool, _option("--no-resume", help="Begin anew, also where an earlier run has left finished frames.")]

@@ -19,5 +19,6 @@ def spooled(stream: BinaryIO, stack: ExitStack) -> Path:
         with path.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
     except OSError as error:
-        raise InputError(f"standard input: expected room for it in {folder.parent}, found: {error.strerror}; set TMPDIR to another folder") from error
+        message = f"standard input: expected room for it in {folder.parent}, found: {error.strerror}; set TMPDIR to another folder"
+        raise InputError(message) from error
     return path

@@ -138,7 +138,8 @@ class VideoBatch(Batch):
             outcome = make_film(film, paint, resume=self.choices.resume, overwrite=self.overwrite, on_progress=on_progress,
                                 on_note=lambda text: self.console.info(self._named(item, text)))  # fmt: skip
         self.console.detail(f"{label}: {outcome.frames} frames in {perf_counter() - begun:.2f} s")
-        self.results.append({"input": name_of(item.source), "output": name_of(item.target), "frames": outcome.frames, "resumed": outcome.resumed})
+        names = {"input": name_of(item.source), "output": name_of(item.target)}
+        self.results.append({**names, "frames": outcome.frames, "resumed": outcome.resumed})
         self.console.result(str(item.target))
         if outcome.lost:
             raise InputError(f"{name_of(item.source)}: expected a whole video, {outcome.lost}; the result holds what could be decoded")

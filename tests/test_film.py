@@ -138,7 +138,7 @@ def test_pixel_aspect_is_carried_and_turned_pictures_are_upright(tmp_path, make_
     for paint in (None, _invert):
         make_film(Film(source, tmp_path / "b.mp4"), paint, overwrite=True)
         info = VideoReader(tmp_path / "b.mp4").info
-        assert (info.height, info.width, info.rotation, info.pixel_aspect) == (64, 48, 0, Fraction(3, 4))
+        assert (info.height, info.width, info.turning, info.pixel_aspect) == (64, 48, (), Fraction(3, 4))
 
 
 def test_ten_bits_stay(tmp_path, make_clip):

@@ -44,10 +44,11 @@ class FileKind:
 
 
 IMAGES = FileKind("pictures", READABLE_SUFFIXES, tuple(WRITABLE_FORMATS), KEPT_SUFFIXES, ".png")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 VIDEOS = FileKind(
     "videos",
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp", ".y4m"),
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"),
+    (*VIDEO_SUFFIXES, ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp", ".y4m"),
+    VIDEO_SUFFIXES,
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".gif"),
     ".mp4",
     (".png",),

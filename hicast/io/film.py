@@ -197,8 +197,9 @@ def _write_errors(film: Film) -> Iterator[None]:
     try:
         yield
     except (OSError, av.error.FFmpegError) as error:
-        is_file = isinstance(film.target, Path)
-        full = is_file and getattr(error, "errno", None) in NO_ROOM
-        advice = "make room and give the same command again: it goes on from there" if full else "choose another place" if is_file else "check the pipe"
-        found = getattr(error, "strerror", None) or error
-        raise OutputError(f"{film.target if is_file else 'standard output'}: expected to be able to write, found: {found}; {advice}") from error
+        found, place, advice = getattr(error, "strerror", None) or error, "standard output", "check the pipe"
+        if isinstance(film.target, Path):
+            place, advice = film.target, "choose another place"
+            if getattr(error, "errno", None) in NO_ROOM:
+                advice = "make room and give the same command again: it goes on from there"
+        raise OutputError(f"{place}: expected to be able to write, found: {found}; {advice}") from error

@@ -50,8 +50,9 @@ class PieceSink:
     """Takes frames in their order, encodes them and appends finished pieces to `pieces` and to the folder of parts."""
 
     def __init__(
-        self, info: VideoInfo, codec: str, film: Choices, parts: PartsFolder, pieces: list[Piece], done: Done, on_note: Callable[[str], None]
-    ) -> None:
+        self, info: VideoInfo, codec: str, film: Choices, parts: PartsFolder, pieces: list[Piece], done: Done,
+        on_note: Callable[[str], None],
+    ) -> None:  # fmt: skip
         """`pieces` are those that are there already; `on_note` is told once what the encoding cannot keep."""
         self._info, self._codec, self._film, self._parts, self._pieces = info, codec, film, parts, pieces
         self._done, self._on_note = done, on_note

@@ -90,8 +90,9 @@ def pick_codec(suffix: str, codec: str | None, crf: float | None, alpha: bool = 
 
 
 def encoding_for(
-    info: VideoInfo, codec: str, suffix: str, size: tuple[int, int], pixel_aspect: Fraction, crf: float | None = None, *, own_format: bool = False
-) -> Encoding:
+    info: VideoInfo, codec: str, suffix: str, size: tuple[int, int], pixel_aspect: Fraction, crf: float | None = None, *,
+    own_format: bool = False,
+) -> Encoding:  # fmt: skip
     """How frames of `size` (height, width) from the video `info` are encoded.
 
     With `own_format` (frames that are passed through) the source's pixel format stays where the encoder takes it.

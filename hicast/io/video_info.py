@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ DEFAULT_RATE, HIGHEST_RATE = Fraction(25), 1000
 class VideoInfo:
     """The picture track of a video; `width`, `height` and `pixel_aspect` (width over height of a pixel) are those after turning.
 
-    `rotation` is the angle in degrees, counterclockwise, that the pictures are to be turned by. `start` is the time stamp
+    `turning` are FFmpeg's filters, with their arguments, that set the pictures upright. `start` is the time stamp
     of the first frame and `origin` that of the whole file's beginning, in units of `time_base`. `frames` and `duration`
     (seconds) are what the file says and None where it does not; `rate` is the mean one.
     """
@@ -40,7 +41,7 @@ class VideoInfo:
     codec: str
     width: int
     height: int
-    rotation: int
+    turning: tuple[tuple[str, str], ...]
     pixel_aspect: Fraction
     rate: Fraction
     time_base: Fraction
@@ -154,10 +155,10 @@ def _packets(container: InputContainer, stream: VideoStream, lost: list[str] | N
 def _describe(name: str, container: InputContainer, stream: VideoStream, frame: VideoFrame) -> VideoInfo:
     """The description from the opened file and its first frame."""
     time_base = _fraction(stream.time_base) or Fraction(1, 1000)
-    rotation = round(frame.rotation / 90) * 90 % 360
+    turning = _turning(frame)
     aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
     width, height = frame.width, frame.height
-    if rotation in (90, 270):
+    if turning and turning[0][0] == "transpose":
         width, height, aspect = height, width, 1 / aspect
     start = frame.pts if frame.pts is not None else 0
     origin = Fraction(max(container.start_time or 0, 0), 1_000_000) / time_base
@@ -167,7 +168,7 @@ def _describe(name: str, container: InputContainer, stream: VideoStream, frame: 
         codec=stream.codec_context.codec.canonical_name,
         width=width,
         height=height,
-        rotation=rotation,
+        turning=turning,
         pixel_aspect=aspect,
         rate=_rate(stream),
         time_base=time_base,
@@ -182,6 +183,21 @@ def _describe(name: str, container: InputContainer, stream: VideoStream, frame: 
         tracks=tuple(other.type for other in container.streams if other is not stream and other.type != "video"),
         metadata=dict(container.metadata),
     )
+
+
+def _turning(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
+    """Filters that do what a frame's display matrix says: quarter turns, mirrored or not; any other angle is rounded to one."""
+    from av.sidedata.sidedata import Type
+
+    side = frame.side_data.get(Type.DISPLAYMATRIX)
+    if side is None:
+        return ()
+    matrix = struct.unpack("=9i", bytes(side)[:36])
+    quarter = round(frame.rotation / 90) * 90 % 360
+    if quarter in (90, 270):
+        plain, mirrored = ("cclock", "clock_flip") if quarter == 90 else ("clock", "cclock_flip")
+        return (("transpose", mirrored if (matrix[3] < 0) == (quarter == 90) else plain),)
+    return tuple((name, "") for name, sign in (("hflip", matrix[0]), ("vflip", matrix[4])) if sign < 0)
 
 
 def _rate(stream: VideoStream) -> Fraction:

@@ -197,7 +197,8 @@ def _packets_of(piece: Piece) -> Iterator[tuple[int, Packet]]:
 
 
 def _copied_packets(
-    source: InputContainer, streams: dict[int, Stream], shift: Fraction, limits: tuple[Fraction, Fraction] | tuple[None, None], floor: int | None
+    source: InputContainer, streams: dict[int, Stream], shift: Fraction, limits: tuple[Fraction, Fraction] | tuple[None, None],
+    floor: int | None,
 ) -> Iterator[tuple[float, Packet]]:
     """Seconds and packets of the other tracks between `limits`, `shift` seconds earlier than in the source, none below `floor`."""
     begin, end = limits

@@ -113,8 +113,10 @@ def _in_palette(pieces: Sequence[Piece], palette: VideoFrame, first: VideoFrame)
     from av.filter import Graph
 
     graph = Graph()
-    pictures = graph.add_buffer(width=first.width, height=first.height, format=av.VideoFormat("bgra"), time_base=GIF_TIME_BASE, name="pictures")
-    colors = graph.add_buffer(width=palette.width, height=palette.height, format=palette.format, time_base=GIF_TIME_BASE, name="colors")
+    pictures, colors = (
+        graph.add_buffer(width=frame.width, height=frame.height, format=format, time_base=GIF_TIME_BASE, name=name)
+        for name, frame, format in (("pictures", first, av.VideoFormat("bgra")), ("colors", palette, palette.format))
+    )
     use, sink = graph.add("paletteuse", "dither=bayer:bayer_scale=3"), graph.add("buffersink")
     pictures.link_to(use, 0, 0)
     colors.link_to(use, 0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -15,9 +15,6 @@ from hicast.io.video_info import VideoInfo, decoded, open_video, picture_track, 
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-
-TURNS = {90: "cclock", 180: "", 270: "clock"}
-"""Directions of FFmpeg's filter `transpose` for angles counterclockwise."""
 
 LEAST_LOSS = Fraction(1, 4)
 """Seconds that the last frame may end before the length that the file names, as muxers round it."""
@@ -73,7 +70,7 @@ class VideoReader:
                 if end is not None and pts >= end:
                     return
                 if index >= first:
-                    yield SourceFrame(index, pts, duration, self._fitted(_upright(frame, info.rotation)))
+                    yield SourceFrame(index, pts, duration, self._fitted(_upright(frame, info.turning)))
                 index, finish = index + 1, pts + duration
         self.lost = self._loss(index, finish, troubles)
 
@@ -129,16 +126,15 @@ def _timed(frames: Iterator[VideoFrame], info: VideoInfo) -> Iterator[tuple[int,
         yield pts, frame.duration or step, frame
 
 
-def _upright(frame: VideoFrame, rotation: int) -> VideoFrame:
-    """`frame` turned by `rotation` degrees counterclockwise (90, 180 or 270), its numbers untouched."""
-    if rotation == 0:
+def _upright(frame: VideoFrame, turning: Sequence[tuple[str, str]]) -> VideoFrame:
+    """`frame` turned and mirrored by filters, its numbers untouched."""
+    if not turning:
         return frame
     from av.filter import Graph
 
     graph = Graph()
-    names = [("hflip", ""), ("vflip", "")] if rotation == 180 else [("transpose", TURNS[rotation])]
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
-    graph.link_nodes(source, *(graph.add(*name) for name in names), graph.add("buffersink")).configure()
+    graph.link_nodes(source, *(graph.add(*filter) for filter in turning), graph.add("buffersink")).configure()
     graph.vpush(frame)
     turned = graph.vpull()
     turned.colorspace, turned.color_range = frame.colorspace, frame.color_range
