@@ -41,12 +41,14 @@ FORMATS = {
 """Pixel formats for 8 bits, more bits, 8 bits with alpha, more bits with alpha; empty where an encoder lacks it."""
 
 OPTIONS: Mapping[str, dict[str, str]] = {
-    "libx264": {"crf": "18", "preset": "medium"},
-    "libx265": {"crf": "20", "preset": "medium", "x265-params": "log-level=error"},
+    "libx264": {"crf": "18", "preset": "medium", "mbtree": "0"},
+    "libx265": {"crf": "20", "preset": "medium", "x265-params": "log-level=error:pools=1:frame-threads=1"},
     "libvpx": {"crf": "10", "b": "8M", "cpu-used": "4", "deadline": "good"},
     "libvpx-vp9": {"crf": "24", "b": "0", "cpu-used": "4", "deadline": "good", "row-mt": "1"},
     "libsvtav1": {"crf": "28", "preset": "8"},
 }
+"""Options of encoders. x264's `mbtree` is off: with AVX-512 it now and then gives other packets for the same frames."""
+
 HIGHEST_CRF = {"libx264": 51, "libx265": 51, "libvpx": 63, "libvpx-vp9": 63, "libsvtav1": 63}
 TAGS = {("libx265", "mp4"): "hvc1", ("libx265", "mov"): "hvc1"}
 """Codec tags that players of Apple ask for."""

@@ -91,6 +91,6 @@ def _set_up(context: VideoCodecContext, encoding: Encoding) -> None:
     context.color_range, context.colorspace = (FULL, RGB_MATRIX) if is_rgb else (color.range, color.matrix)
     context.color_primaries, context.color_trc = color.primaries, color.transfer
     context.flags |= GLOBAL_HEADER
-    context.thread_type = "AUTO"
+    context.thread_count = 1  # so that packets do not depend on the number of cores, which the nets need anyway
     if encoding.tag:
         context.codec_tag = encoding.tag
