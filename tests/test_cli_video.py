@@ -194,7 +194,7 @@ def test_a_place_that_cannot_be_written(capsys, folder, monkeypatch):
 
 
 def test_ctrl_c_says_how_to_go_on(capsys, folder, monkeypatch):
-    monkeypatch.setenv("STOP", "50")
+    monkeypatch.setenv("STOP", "57")
     code, out, err = _run(capsys, "long.mp4", "--style", "painting.jpg", "--window", "8")
     assert (code, out) == (130, "") and not (folder / "long-painting.mp4").exists()
     last = err.splitlines()[-1]
