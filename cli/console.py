@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from .failures import explain
+from .film_speed import FilmSpeed
 
 OnProgress = Callable[[int, int], None]
 OnTerms = Callable[[int, int, dict[str, float]], None]
@@ -30,6 +31,8 @@ class Console:
         self.verbose = False
         self.results_to_stderr = False
         """Set where standard output carries a picture."""
+        self.interrupt_advice = "finished results are whole"
+        """What to say after Ctrl-C."""
         self._live: Screen | None = None
 
     def result(self, line: str) -> None:
@@ -102,6 +105,31 @@ class Console:
             def on_progress(step: int, total: int, terms: dict[str, float]) -> None:
                 read(step, total, terms)
                 bars.update(task, completed=step, total=total)
+
+            try:
+                yield on_progress
+            finally:
+                self._live = None
+
+    @contextmanager
+    def film(self, label: str, window: int) -> Iterator[OnProgress]:
+        """Frames per second and time left of a film; a first estimate after `window` frames stands in a line of its own."""
+        if self.quiet:
+            yield lambda done, total: None
+            return
+        speed = FilmSpeed(window, lambda text: self.info(f"{label}: {text}"))
+        if not sys.stderr.isatty():
+            yield speed.update
+            return
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+        with Progress(*columns, console=Screen(stderr=True), transient=True) as bars:
+            task = bars.add_task(label, total=None, speed="")
+            self._live = bars.console
+            speed.every = float("inf")
+
+            def on_progress(done: int, total: int) -> None:
+                speed.update(done, total)
+                bars.update(task, completed=done, total=total or None, speed=speed.text)
 
             try:
                 yield on_progress

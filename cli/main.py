@@ -17,6 +17,7 @@ from hicast import __version__
 from .console import Console
 from .presets_cmd import copy_preset, list_command, show_preset
 from .stylize_image import stylize_image
+from .stylize_video import stylize_video
 from .train import train
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -37,6 +38,7 @@ class Command:
 
 COMMANDS = (
     Command(("stylize-image",), stylize_image, "hicast stylize-image photo.jpg --style painting.jpg -o result.png"),
+    Command(("stylize-video",), stylize_video, "hicast stylize-video clip.mp4 --style painting.jpg -o result.mp4"),
     Command(("train",), train, "hicast train --stage image --content photos --style paintings --output runs/image"),
     Command(("presets", "list"), list_command, "hicast presets list"),
     Command(("presets", "show"), show_preset, "hicast presets show bold"),
@@ -64,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         return console.failure(error)
     if code == INTERRUPTED:
-        console.info("hicast: interrupted; finished results are whole")
+        console.info(f"hicast: interrupted; {console.interrupt_advice}")
     return code or 0
 
 
@@ -87,7 +89,7 @@ def _root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
-    """Pictures in the style of paintings, with control over how much of each."""
+    """Pictures and videos in the style of paintings, with control over how much of each."""
     if version:
         print(f"hicast {__version__}")
         raise typer.Exit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,36 @@ FromSettings = Annotated[
 ]
 Set = Annotated[list[str] | None, _option("--set", metavar="KEY=VALUE", help="Any setting by its name; repeat for several.")]
 
+Videos = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT", show_default=False, help="Videos, folders of videos, numbered pictures (frame-%05d.png), or - for standard input."
+    ),
+]
+VideoOutput = Annotated[
+    str | None,
+    _option(
+        "--output", "-o", metavar="PATH",
+        help="A file for one input (mp4, mov, mkv, webm, avi, gif, or frame-%05d.png for pictures), a folder for several, or - for "
+        "standard output (Matroska). Default: NAME-STYLE.EXT in the working folder.",
+    ),
+]  # fmt: skip
+Start = Annotated[str | None, _option("--start", metavar="T", help="Leave out what comes before: 90, 1:30, 500ms, 2m.")]
+End = Annotated[str | None, _option("--end", metavar="T", help="Leave out what comes after.")]
+Preview = Annotated[str | None, _option("--preview", metavar="T", help="Only so much, from --start on.")]
+WindowFrames = Annotated[int | None, _option("--window", metavar="N", help="Frames that are painted together, from 1 to 128.")]
+OverlapFrames = Annotated[int | None, _option("--overlap", metavar="N", help="Frames that neighbouring windows share.")]
+Codec = Annotated[
+    str | None,
+    _option("--codec", metavar="NAME", help="h264, hevc, vp9, av1, prores, ffv1, or an encoder of FFmpeg. Default: h264 (webm: vp9)."),
+]
+Crf = Annotated[
+    float | None, _option("--crf", metavar="X", help="Quality of the encoding: lower is better and larger. Default: 18 for h264.")
+]
+NoAudio = Annotated[bool, _option("--no-audio", help="Leave out the sound.")]
+Passthrough = Annotated[bool, _option("--passthrough", help="Decode and encode only, without the nets: to see what that alone does.")]
+NoResume = Annotated[bool, _option("--no-resume", help="Begin anew, also where an earlier run has left finished frames.")]
+
 Model = Annotated[str | None, _option("--model", metavar="NAME", help="compact, or a model folder. Default: compact.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _option("--device", help="Where to compute. Default: auto.")]
 Dtype = Annotated[
@@ -59,6 +90,21 @@ Dtype = Annotated[
 ]
 Tile = Annotated[int | None, _option("--tile", metavar="N", help="Side of tiles for large pictures, in pixels; smaller takes less memory.")]
 MaxMegapixels = Annotated[float | None, _option("--max-megapixels", metavar="X", help="Largest picture that is read. Default: 100.")]
+
+
+TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?")
+TIME_UNITS = {None: Fraction(1), "ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
+
+
+def parse_time(option: str, word: str | None) -> Fraction | None:
+    """Seconds of `90`, `1:30`, `0:01:30.5`, `500ms`, `2m` or `1h`; None for None. Raises UsageError for other words."""
+    if word is None:
+        return None
+    match = TIME.fullmatch(word.strip())
+    if match is None or (match[2] and match[4]):
+        raise UsageError(f"{option} {word}: expected a time such as 90, 1:30, 500ms or 2m, found {word}; write seconds or minutes:seconds")
+    hours, minutes, seconds, unit = match.groups()
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + Fraction(seconds) * TIME_UNITS[unit]
 
 
 def open_console(ctx: typer.Context, as_json: bool, quiet: bool, verbose: bool) -> Console:

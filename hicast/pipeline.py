@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,20 @@ from diffusers import AutoencoderKL, SchedulerMixin, T2IAdapter
 from torch import Tensor
 
 from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, guide_stacked, plan_guidance
+from hicast.diffusion.noise import film_noise
 from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
-from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, tiled
+from hicast.diffusion.windows import cut_windows
+from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
-from hicast.errors import ModelError, UsageError
+from hicast.errors import ModelError
 from hicast.io.bases import ADAPTERS, INDEX_FILE, adapter_folder, find_adapters, with_bases
 from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
 from hicast.io.weights import (
+    CONTEXT_FILE,
     WEIGHTS_FILE,
+    load_context,
     load_json,
     load_module,
-    load_safetensors,
     place,
     read_metadata,
     resolve_model,
@@ -31,15 +34,17 @@ from hicast.io.weights import (
     save_safetensors,
 )
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
+from hicast.models.device import pick_device, pick_dtype
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 from hicast.models.temporal import TemporalLayers
+from hicast.models.tiling import predict_in_tiles
 
-CONTEXT_FILE = "context.safetensors"
 FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
 TEMPORAL = "temporal"
 MULTIPLE = 32
-NET_OVERLAP = 64
+AT_ONCE = 2**19
+"""Pixels of frames that a CPU's nets get together; a GPU's get eight times as many."""
 
 OnProgress = Callable[[int, int], None]
 
@@ -172,21 +177,10 @@ class HiCastPipeline:
         """
         height, width = content.shape[-2:]
         small = self._working_size((height, width), size)
-        padded, _ = pad_to_multiple(resize_image(content, small), MULTIPLE)
-        codec = LatentCodec(self.autoencoder, **({"tile": tile // 8} if tile else {}))
-        latents = codec.encode(padded.to(self.device)).float()
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
         residuals = self._residuals(controls or {}, adapters or {}, small)
-        denoise = self._denoiser(latents, code, style_scale, content_scale, residuals, tile or self.index["tile"])
-        result = sample(
-            denoise,
-            draw_noise(latents.shape, seed, self.device),
-            self._scheduler(scheduler or "ddim"),
-            steps or self.defaults.get("steps", 20),
-            torch.Generator().manual_seed(seed),
-            on_progress,
-        )
-        image = crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
+        image = self._repaint(resize_image(content, small), code, lambda shape: draw_noise(shape, seed), seed, residuals,
+                              style_scale, content_scale, steps, scheduler, tile, on_progress)  # fmt: skip
         return image if keep_size else resize_image(image, (height, width))
 
     def _scheduler(self, name: str) -> SchedulerMixin:
@@ -194,6 +188,70 @@ class HiCastPipeline:
         if name not in self._schedulers:
             self._schedulers[name] = make_scheduler(name, self.scheduler_config)
         return self._schedulers[name]
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a frame of a clip depends on those before it; never without temporal layers."""
+        return self.temporal is not None
+
+    @torch.inference_mode()
+    def stylize_video(self, frames: Iterable[Tensor], styles: Sequence[tuple[Tensor, float]] | StyleCode, *,
+                      style_scale: float = 1.0, content_scale: float = 1.0, steps: int | None = None,
+                      scheduler: str | None = None, seed: int = 0, size: int | None = None, keep_size: bool = False,
+                      tile: int | None = None, window: int = 16, overlap: int = 0, shared_noise: float = 1.0,
+                      first: int = 0, lead: int = 0, pixel_aspect: float = 1.0) -> Iterator[Tensor]:
+        """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
+
+        Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for `window`, `overlap`, `first` and `lead`; the
+        `lead` frames are not given back. `shared_noise` in [0, 1] is the share of the noise that all frames have in
+        common. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
+        """
+        code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
+        whole: list[tuple[int, int]] = []
+
+        def shrunk() -> Iterator[Tensor]:
+            for frame in frames:
+                whole[:] = [tuple(frame.shape[-2:])]
+                height, width = whole[0]
+                yield resize_image(frame, self._working_size((height, max(round(width * pixel_aspect), 1)), size))
+
+        for part in cut_windows(shrunk(), window, overlap, first, lead):
+            height, width = part.frames[0].shape[-2:]
+            many = max((AT_ONCE if self.device.type == "cpu" else 8 * AT_ONCE) // (height * width), 1)
+            begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
+            for start in range(begin, len(part.frames), many):
+                content = torch.cat(part.frames[start : start + many])
+                numbers = range(part.first + start, part.first + start + len(content))
+                with self._as_clip(len(content)):
+                    image = self._repaint(content, code, lambda shape: film_noise(shape[1:], seed, numbers, shared_noise), seed,
+                                          None, style_scale, content_scale, steps, scheduler, tile)  # fmt: skip
+                for one in image[max(part.context - start, 0) :].split(1):
+                    yield one if keep_size else resize_image(one, whole[0])
+
+    @contextmanager
+    def _as_clip(self, frames: int) -> Iterator[None]:
+        """Inside, `frames` rows of a batch are one clip to the net, if there are temporal layers."""
+        if self.temporal is None:
+            yield
+            return
+        self.temporal.inject(self.model.unet)
+        try:
+            with self.temporal.clip(frames):
+                yield
+        finally:
+            self.temporal.eject()
+
+    def _repaint(self, content: Tensor, code: StyleCode, noise: Callable[[Sequence[int]], Tensor], seed: int,
+                 residuals: tuple[Tensor, ...] | None, style_scale: float, content_scale: float, steps: int | None,
+                 scheduler: str | None, tile: int | None, on_progress: OnProgress | None = None) -> Tensor:
+        """`content` (batch, 3, height, width) at its working size, repainted from the `noise` of the latents' shape."""
+        padded, small = pad_to_multiple(content, MULTIPLE)
+        codec = LatentCodec(self.autoencoder, **({"tile": tile // 8} if tile else {}))
+        latents = codec.encode(padded.to(self.device)).float()
+        denoise = self._denoiser(latents, code, style_scale, content_scale, residuals, tile or self.index["tile"])
+        result = sample(denoise, noise(latents.shape).to(self.device), self._scheduler(scheduler or "ddim"),
+                        steps or self.defaults.get("steps", 20), torch.Generator().manual_seed(seed), on_progress)  # fmt: skip
+        return crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
 
     def _working_size(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
         """Size (height, width) to work at: as told, else the picture's own within the model's range."""
@@ -220,58 +278,6 @@ class HiCastPipeline:
         conditions = chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
 
         def stacked(batch: Tensor, timestep: Tensor) -> Tensor:
-            return _in_tiles(self.model, batch, timestep, conditions, tile // 8)
+            return predict_in_tiles(self.model, batch, timestep, conditions, tile // 8)
 
         return guide_stacked(stacked, plan)
-
-
-def load_context(folder: Path) -> Tensor | None:
-    """The constant text context (1, tokens, width) of the model in `folder`, float32, or None where it has none."""
-    path = folder / CONTEXT_FILE
-    return load_safetensors(path)["context"].float() if path.is_file() else None
-
-
-def _in_tiles(model: HiCastModel, latents: Tensor, timestep: Tensor, conditions: Conditions, tile: int) -> Tensor:
-    """The net on `latents`, in overlapping tiles where a side is longer than `tile` latent pixels."""
-    if max(latents.shape[-2:]) <= tile:
-        return model(latents, timestep, conditions)
-    joined = torch.cat([latents, conditions.content], dim=1)
-    levels = conditions.residuals or ()
-    widened = [_enlarged(level, latents.shape) for level in levels]
-    joined = torch.cat([joined, *widened], dim=1)
-    channels = [latents.shape[1], conditions.content.shape[1], *(level.shape[1] for level in levels)]
-
-    def one(part: Tensor) -> Tensor:
-        noisy, content, *maps = part.split(channels, dim=1)
-        shrunk = tuple(level[..., :: 2**i, :: 2**i] for i, level in enumerate(maps)) or None
-        return model(noisy, timestep, replace(conditions, content=content, residuals=shrunk))
-
-    tile = max(tile // 4 * 4, 16)
-    return tiled(one, joined, tile, min(NET_OVERLAP, tile // 8 * 4), 4, 1, align=4)
-
-
-def _enlarged(level: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.nn.functional.interpolate(level.expand(shape[0], -1, -1, -1), size=shape[-2:], mode="nearest")
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`, or the best there is for `auto`; UsageError where this machine lacks it."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in present.items() if there))
-    if not present.get(name, False):
-        raise UsageError(f"device '{name}': expected one of {', '.join(k for k, v in present.items() if v)} on this machine")
-    return torch.device(name)
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision called `name`, or what `device` computes fast in for `auto`; UsageError for float16 on a CPU."""
-    if name == "float16" and device.type == "cpu":
-        raise UsageError("dtype float16: a CPU is about fifty times slower in it than in bfloat16: use bfloat16 or float32")
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    return torch.float32

@@ -66,8 +66,9 @@ def _run_line(line: str) -> int:
 def stand_ins(workplace, monkeypatch) -> None:
     """In place of the nets: a pipeline that returns its content, and a training run that is over at once."""
     pipeline = SimpleNamespace(
-        defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content
-    )
+        defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content,
+        looks_back=False, stylize_video=lambda frames, styles, **settings: frames,
+    )  # fmt: skip
     module = ModuleType("hicast.pipeline")
     module.HiCastPipeline = SimpleNamespace(from_pretrained=lambda name, **settings: pipeline)
     monkeypatch.setitem(sys.modules, "hicast.pipeline", module)

@@ -14,7 +14,8 @@ from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.errors import ModelError, UsageError
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.unet import ContentProjection, build_unet
-from hicast.pipeline import HiCastPipeline, pick_dtype
+from hicast.models.device import pick_dtype
+from hicast.pipeline import HiCastPipeline
 
 UNET = {
     "in_channels": 12, "out_channels": 8, "block_out_channels": [32, 32, 32], "layers_per_block": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,12 @@ def draw_clip_noise(
     frames = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in own])
     together = torch.randn(tuple(shape), generator=common)
     return shared_noise**0.5 * together + (1 - shared_noise) ** 0.5 * frames
+
+
+def film_noise(shape: Sequence[int], seed: int, numbers: Iterable[int], shared_noise: float) -> Tensor:
+    """Noise as `draw_clip_noise` makes it for the frames with these numbers in a film: the same in whichever window they come."""
+    own = [frame_generator(seed, number) for number in numbers]
+    return draw_clip_noise(shape, own, frame_generator(seed, SHARED), shared_noise)
 
 
 def residual_mask(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:

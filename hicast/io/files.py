@@ -1,8 +1,9 @@
-"""Where results go: finding pictures, planning output names, and files that appear only when they are whole."""
+"""Where results go: finding inputs, planning output names, and files that appear only when they are whole."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,19 +23,64 @@ STANDARD_STREAM = "-"
 
 
 @dataclass(frozen=True)
+class FileKind:
+    """A kind of files by their suffixes: those that are read, written, and taken over by a result from its input.
+
+    A result whose input's suffix is not taken over gets `fallback`. `numbered` suffixes are written as many files, whose
+    names hold a number such as `%05d`.
+    """
+
+    noun: str
+    readable: tuple[str, ...]
+    writable: tuple[str, ...]
+    kept: tuple[str, ...]
+    fallback: str
+    numbered: tuple[str, ...] = ()
+
+    def can_write(self, path: Path) -> bool:
+        """Whether a result may have this name."""
+        suffix = path.suffix.lower()
+        return suffix in self.writable or (suffix in self.numbered and is_numbered(path))
+
+
+IMAGES = FileKind("pictures", READABLE_SUFFIXES, tuple(WRITABLE_FORMATS), KEPT_SUFFIXES, ".png")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+VIDEOS = FileKind(
+    "videos",
+    (*VIDEO_SUFFIXES, ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp", ".y4m"),
+    VIDEO_SUFFIXES,
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".gif"),
+    ".mp4",
+    (".png",),
+)
+
+NUMBERED = re.compile(r"[^%]*%0?\d*d[^%]*")
+
+
+@dataclass(frozen=True)
 class PlannedOutput:
-    """One picture to read and the place of its result; None stands for standard input and output."""
+    """One input to read and the place of its result; None stands for standard input and output."""
 
     source: Path | None
     target: Path | None
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Pictures in `folder` and below, by suffix, sorted; hidden files and folders are skipped."""
+def is_numbered(path: Path) -> bool:
+    """Whether a name stands for many files, such as `frame-%05d.png`."""
+    return bool(NUMBERED.fullmatch(path.name))
+
+
+def first_name(path: Path) -> Path:
+    """`path`, or the first of the files that a numbered name stands for."""
+    return path.with_name(path.name % 1) if is_numbered(path) else path
+
+
+def find_images(folder: Path, kind: FileKind = IMAGES) -> list[Path]:
+    """Pictures, or files of another `kind`, in `folder` and below, by suffix, sorted; hidden files and folders are skipped."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in READABLE_SUFFIXES
+        if path.suffix.lower() in kind.readable
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
@@ -46,8 +92,9 @@ def plan_outputs(
     output: Path | str | None = None,
     *,
     protected: Iterable[Path] = (),
+    kind: FileKind = IMAGES,
 ) -> list[PlannedOutput]:
-    """Pair every input picture with the place of its result, before anything is computed.
+    """Pair every input of a `kind` with the place of its result, before anything is computed.
 
     `inputs` are files, folders or `-` (standard input). Without `output` a file becomes `NAME-STYLE.EXT` and a folder
     the folder `NAME-STYLE`, both in the working folder, and standard input goes to standard output. `output` is a
@@ -56,19 +103,19 @@ def plan_outputs(
     `protected` are files that no result may replace, such as the styles.
 
     Raises UsageError for plans that contradict themselves or would replace an input, InputError for a folder
-    without pictures.
+    without files of the kind.
     """
     many = len(inputs) > 1 or any(os.path.isdir(entry) for entry in inputs)
-    into_folder = output is not None and _names_folder(output, many)
+    into_folder = output is not None and _names_folder(output, many, kind)
     ending = "".join(f"-{name}" for name in style_names)
     planned: list[PlannedOutput] = []
     for entry in inputs:
         path = Path(entry)
         if os.path.isdir(path):
-            planned += _plan_folder(path, Path(output) if output else Path(f"{path.resolve().name}{ending}"))
+            planned += _plan_folder(path, Path(output) if output else Path(f"{path.resolve().name}{ending}"), kind)
             continue
         source = None if str(entry) == STANDARD_STREAM else path
-        name = _result_name(source or Path("stdin"))
+        name = _result_name(source or Path("stdin"), kind)
         if into_folder:
             target = Path(output) / name
         elif output is not None:
@@ -80,7 +127,7 @@ def plan_outputs(
     return planned
 
 
-def _names_folder(output: Path | str, many: bool) -> bool:
+def _names_folder(output: Path | str, many: bool, kind: FileKind) -> bool:
     """Whether `output` is a folder for results; UsageError where it does not suit the number of inputs."""
     path = Path(output)
     if str(output) == STANDARD_STREAM:
@@ -88,33 +135,37 @@ def _names_folder(output: Path | str, many: bool) -> bool:
             raise UsageError("expected --output to be a folder for several inputs, found -; name a folder")
         return False
     if many:
-        if os.path.isfile(path) or (path.suffix.lower() in WRITABLE_FORMATS and not os.path.isdir(path)):
+        if os.path.isfile(path) or (kind.can_write(path) and not os.path.isdir(path)):
             raise UsageError(f"expected --output to be a folder for several inputs, found {path}; name a folder")
         return True
     if os.path.isdir(path) or str(output).endswith(("/", os.sep)):
         return True
-    if path.suffix.lower() not in WRITABLE_FORMATS:
+    if not kind.can_write(path):
         raise UsageError(
-            f"expected --output to end in {', '.join(WRITABLE_FORMATS)}, found {path}; "
+            f"expected --output to end in {', '.join(kind.writable)}{_numbered_names(kind)}, found {path}; "
             f"change the suffix, or write {path}{os.sep} for a folder"
         )
     return False
 
 
-def _result_name(path: Path) -> Path:
+def _numbered_names(kind: FileKind) -> str:
+    return "".join(f" or in a number and {suffix} (frame-%05d{suffix})" for suffix in kind.numbered)
+
+
+def _result_name(path: Path, kind: FileKind) -> Path:
     """File name of the result of `path`: its stem, and its suffix where that can be written."""
-    return Path(path.stem + (path.suffix if path.suffix.lower() in KEPT_SUFFIXES else ".png"))
+    return Path(path.stem + (path.suffix if path.suffix.lower() in kind.kept else kind.fallback))
 
 
-def _plan_folder(folder: Path, root: Path) -> list[PlannedOutput]:
-    """Results of all pictures of `folder` mirrored below `root`; earlier results in `root` are no inputs."""
+def _plan_folder(folder: Path, root: Path, kind: FileKind) -> list[PlannedOutput]:
+    """Results of all files of `folder` mirrored below `root`; earlier results in `root` are no inputs."""
     results = root.resolve()
     nested = results != folder.resolve() and results.is_relative_to(folder.resolve())
-    paths = [path for path in find_images(folder) if not (nested and path.resolve().is_relative_to(results))]
+    paths = [path for path in find_images(folder, kind) if not (nested and path.resolve().is_relative_to(results))]
     if not paths:
-        expected = f"expected pictures ({', '.join(READABLE_SUFFIXES)})"
+        expected = f"expected {kind.noun} ({', '.join(kind.readable)})"
         raise InputError(f"{folder}: {expected}, found none; choose another folder")
-    return [PlannedOutput(path, root / path.relative_to(folder).parent / _result_name(path)) for path in paths]
+    return [PlannedOutput(path, root / path.relative_to(folder).parent / _result_name(path, kind)) for path in paths]
 
 
 def _check_plan(planned: list[PlannedOutput], protected: Iterable[Path]) -> None:

@@ -201,19 +201,18 @@ def _encode(picture: Picture, name: str, format: str, settings: Mapping[str, Any
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """Pixels uint8 (height, width, 3) as a float32 image (1, 3, height, width) in [-1, 1]."""
+    """Pixels uint8, or uint16 of full scale, (height, width, 3) as a float32 image (1, 3, height, width) in [-1, 1]."""
     import torch
 
     planes = torch.tensor(pixels).permute(2, 0, 1)[None]
-    return planes.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+    return planes.to(torch.float32, memory_format=torch.contiguous_format).div_(np.iinfo(pixels.dtype).max / 2).sub_(1)
 
 
-def to_pixels(image: Tensor) -> np.ndarray:
-    """Image (1, 3, height, width), clamped to [-1, 1], as pixels uint8 (height, width, 3), rounded."""
-    import torch
-
-    levels = image[0].detach().float().add(1).mul_(127.5).round_().clamp_(0, 255)
-    return levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+def to_pixels(image: Tensor, deep: bool = False) -> np.ndarray:
+    """Image (1, 3, height, width), clamped to [-1, 1], as pixels uint8, or uint16 if `deep`, (height, width, 3), rounded."""
+    white, kind = (65535, np.uint16) if deep else (255, np.uint8)
+    levels = image[0].detach().float().add(1).mul_(white / 2).round_().clamp_(0, white)
+    return levels.permute(1, 2, 0).contiguous().cpu().numpy().astype(kind)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

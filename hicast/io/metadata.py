@@ -1,4 +1,4 @@
-"""What hicast reads from and writes to the metadata of picture files: orientation, settings, the sRGB tag."""
+"""What hicast reads from and writes to the metadata of pictures and videos: orientation, settings, the sRGB tag."""
 
 from __future__ import annotations
 
@@ -39,7 +39,25 @@ def _read_comment(image: Image.Image) -> str:
     comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
     if isinstance(comment, bytes):
         comment = comment.removeprefix(COMMENT_CODE).decode("ascii")
-    text = str(comment or exif.get(ExifTags.Base.ImageDescription))
+    return _without_start(str(comment or exif.get(ExifTags.Base.ImageDescription)))
+
+
+def settings_comment(settings: Mapping[str, Any]) -> str:
+    """`settings` as the comment of a video."""
+    return COMMENT_START + json.dumps(dict(settings))
+
+
+def comment_settings(tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """Settings that stand in the comment among a video's `tags`, or None."""
+    comment = next((value for key, value in tags.items() if key.lower() == "comment"), "")
+    try:
+        settings = json.loads(_without_start(comment))
+    except ValueError:  # other programs write comments too
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
+def _without_start(text: str) -> str:
     return text.removeprefix(COMMENT_START) if text.startswith(COMMENT_START) else ""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hicast.errors import ModelError, OutputError
 
+CONTEXT_FILE = "context.safetensors"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 SHIPPED_MODELS = ("compact",)
@@ -171,3 +172,9 @@ def check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[st
                 f"weights '{path}': expected '{name}' of shape {tuple(shape)}, found {tuple(tensors[name].shape)}: "
                 "config and weights are of different models"
             )
+
+
+def load_context(folder: Path) -> Tensor | None:
+    """The constant text context (1, tokens, width) of the model in `folder`, float32, or None where it has none."""
+    path = folder / CONTEXT_FILE
+    return load_safetensors(path)["context"].float() if path.is_file() else None

@@ -86,9 +86,9 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
 def _earlier_pipeline(settings: ImageTraining, opening: Opening, config: ModelConfig, folder: Path) -> HiCastPipeline:
     """The result of an earlier image stage."""
     from hicast.encoders.style import StyleEncoder
-    from hicast.io.weights import load_module
+    from hicast.io.weights import load_context, load_module
     from hicast.models.hicast_model import HiCastModel
-    from hicast.pipeline import HiCastPipeline, load_context
+    from hicast.pipeline import HiCastPipeline
 
     _check_nets(folder, settings, config)
     autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])

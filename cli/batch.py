@@ -1,0 +1,191 @@
+"""Many inputs with one model: what stylizing pictures and stylizing videos have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hicast import __version__
+from hicast.config.layers import Layer, parse_set
+from hicast.config.stylize import StylizeSettings, refuse_unavailable, resolve_stylize, stylize_layers
+from hicast.errors import InputError, ModelError, UsageError
+from hicast.io.files import FileKind, PlannedOutput, check_target, first_name, plan_outputs
+from hicast.io.images import Picture, load_picture, to_tensor
+
+from . import options
+from .console import Console
+from .failures import explain
+
+if TYPE_CHECKING:
+    import typer
+
+    from hicast.encoders.style import StyleCode
+    from hicast.pipeline import HiCastPipeline
+
+OF_THIS_MACHINE = {"device", "max_megapixels"}
+"""Settings that say nothing about the result and are not kept with it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for: settings by layers, paintings with their weights, and where everything goes."""
+
+    layers: list[Layer]
+    settings: StylizeSettings
+    styles: list[tuple[Picture, float]]
+    style_files: list[tuple[Path, float]]
+    plan: list[PlannedOutput]
+    header: dict[str, Any]
+    """What a result remembers beside its settings."""
+
+
+def read_request(
+    ctx: typer.Context, command: str, kind: FileKind, record: Layer | None = None, more_flags: dict[str, Any] | None = None
+) -> Request:
+    """Everything that the options of a stylizing command say, checked before a model is loaded.
+
+    `record` is the layer of `--from-settings`, `more_flags` are settings from options that are not named like them.
+    Raises UsageError, SettingsError and InputError.
+    """
+    given = ctx.params
+    if given["overwrite"] and given["skip_existing"]:
+        raise UsageError("expected --overwrite or --skip-existing, found both; leave one out")
+    files = options.weighted_files(given["style"]) if given["style"] else []
+    flags = options.given_flags(ctx, StylizeSettings) | (more_flags or {})
+    name, layers = stylize_layers(command, given["preset"], record, parse_set(given["set_words"] or []), flags)
+    settings = resolve_stylize(layers)
+    refuse_unavailable(settings)
+    paths = [path for path, _ in files]
+    plan = plan_outputs(given["inputs"], [path.stem for path in paths], given["output"], protected=paths, kind=kind)
+    styles = [(load_picture(path, settings.max_megapixels), weight) for path, weight in files if weight > 0]
+    header = {
+        "hicast": __version__,
+        "command": command,
+        "preset": name,
+        "styles": [{"file": path.name, "weight": weight} for path, weight in files],
+    }
+    return Request(layers, settings, styles, files, plan, header)
+
+
+@dataclass
+class Batch(ABC):
+    """The inputs of a request one after the other; the model is loaded when the first that can be read has been read."""
+
+    noun: ClassVar[str]
+    """One input in a word."""
+
+    console: Console
+    request: Request
+    overwrite: bool
+    skip_existing: bool
+    settings: StylizeSettings = field(init=False)
+    pipeline: HiCastPipeline | None = None
+    code: StyleCode | None = None
+    """What the paintings are to the net; encoded once for all inputs."""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Begin with the settings that hold before the model is known."""
+        self.settings = self.request.settings
+
+    @abstractmethod
+    def read(self, item: PlannedOutput) -> Any:
+        """The input, or what is to be known of it before the model is loaded."""
+
+    @abstractmethod
+    def stylize(self, item: PlannedOutput, content: Any, label: str) -> None:
+        """Stylize what `read` gave, write the result and add it to `results`."""
+
+    def run(self, plan: Sequence[PlannedOutput]) -> None:
+        """Do all of `plan`; a file that cannot be done is reported and left behind.
+
+        Raises UsageError, ModelError and all that loading the model raises, which no other file would escape.
+        """
+        ready = [item for item in plan if self._is_open(item)]
+        for number, item in enumerate(ready, start=1):
+            label = f"{name_of(item.source)} ({number}/{len(ready)})"
+            try:
+                content = self.read(item)
+            except Exception as error:
+                self.leave(item, error)
+                continue
+            if self.pipeline is None and self.needs_model:
+                self._open_pipeline()
+            try:
+                self.stylize(item, content, label)
+            except (UsageError, ModelError):
+                raise
+            except Exception as error:
+                self.leave(item, error)
+        if self.failed and len(plan) > 1:
+            self.console.info(f"{len(self.failed)} of {len(plan)} {self.noun}s failed")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the nets are used at all."""
+        return True
+
+    def report(self) -> dict[str, Any]:
+        """The JSON document of the run."""
+        return {**self.record(), "results": self.results, "skipped": self.skipped, "failed": self.failed}
+
+    def record(self) -> dict[str, Any]:
+        """What a result remembers of its making."""
+        return {**self.request.header, "settings": self.settings.model_dump(mode="json", exclude=OF_THIS_MACHINE)}
+
+    def leave(self, item: PlannedOutput, error: Exception) -> None:
+        """Report what has gone wrong with one input."""
+        self.console.failure(error)
+        self.failed.append({"input": name_of(item.source), "error": explain(error)[0]})
+
+    def _is_open(self, item: PlannedOutput) -> bool:
+        """Whether `item` can and should be done, as far as file names tell."""
+        target = first_name(item.target) if item.target else None
+        if self.skip_existing and target and target.is_file():
+            self.console.info(f"{item.target}: already there, left as it is")
+            self.skipped.append(str(item.target))
+            return False
+        try:
+            if item.source and not item.source.exists() and not first_name(item.source).exists():
+                raise InputError(f"{item.source}: expected a {self.noun}, found no such file; check the path")
+            if target:
+                check_target(target, self.overwrite)
+        except Exception as error:
+            self.leave(item, error)
+            return False
+        return True
+
+    def _open_pipeline(self) -> None:
+        """Load the model and lay its defaults under all other settings."""
+        check_device(self.settings)
+        from hicast.pipeline import HiCastPipeline
+
+        start = perf_counter()
+        self.pipeline = HiCastPipeline.from_pretrained(self.settings.model, device=self.settings.device, dtype=self.settings.dtype)
+        self.settings = resolve_stylize(self.request.layers, self.pipeline.defaults)
+        self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.request.styles])
+        self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s")
+        self.console.detail(f"settings: {self.settings.model_dump_json()}")
+
+
+def check_device(settings: StylizeSettings) -> None:
+    """Raise UsageError for a device that is not there, and for float16 on a CPU."""
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(settings.device, True):
+        raise UsageError(f"--device {settings.device}: expected such a device, found none; take --device auto or cpu")
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not any(present.values()))
+    if on_cpu and settings.dtype == "float16":
+        raise UsageError("--dtype float16: expected a GPU, found the CPU, which is far too slow at it; take --dtype bfloat16 or float32")
+
+
+def name_of(path: Path | None) -> str:
+    """A path for people; standard input and output are `-`."""
+    return "-" if path is None else str(path)

@@ -1,0 +1,38 @@
+"""`--from-settings`: settings from a file of settings, or from what an earlier result has embedded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hicast.config.layers import Layer, read_yaml
+from hicast.errors import UsageError
+from hicast.io.files import VIDEOS
+from hicast.io.images import load_picture
+from hicast.io.metadata import comment_settings
+
+SETTINGS_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+def recorded_layer(path: Path | None) -> Layer | None:
+    """The settings in a YAML or JSON file, a picture or a video; None without a path.
+
+    Raises UsageError where there are none, and InputError for a file that cannot be read.
+    """
+    if path is None:
+        return None
+    suffix = path.suffix.lower()
+    if suffix in SETTINGS_SUFFIXES:
+        values = read_yaml(path)
+    elif suffix in VIDEOS.readable and suffix != ".gif":
+        from hicast.io.video_info import probe_video
+
+        values = comment_settings(probe_video(path).metadata)
+    else:
+        values = load_picture(path).settings
+    if values is None:
+        kind = "video" if suffix in VIDEOS.readable else "picture"
+        raise UsageError(f"{path}: expected a {kind} made by hicast, found no settings in it; name another {kind} or a .yaml file")
+    inner = values.get("settings", values)
+    if not isinstance(inner, dict):
+        raise UsageError(f"{path}: settings: expected keys with values, found {inner}; correct the file")
+    return Layer(str(path), inner)

@@ -1,0 +1,228 @@
+"""`hicast stylize-video`: clips and films in the style of one or several paintings."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hicast.errors import InputError, UsageError
+from hicast.io.files import VIDEOS, PlannedOutput
+from hicast.io.film import Film, make_film
+from hicast.io.images import to_pixels, to_tensor
+from hicast.io.metadata import settings_comment
+from hicast.io.video_codecs import STREAM_SUFFIX, pick_codec
+from hicast.io.video_info import VideoInfo
+from hicast.io.video_read import Span, VideoReader
+
+from . import options
+from .batch import Batch, name_of, read_request
+from .recorded import recorded_layer
+from .spool import spooled
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COMMAND = "stylize-video"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is asked of every video of a run beside its look."""
+
+    span: Span
+    codec: str | None
+    crf: float | None
+    keep_audio: bool
+    passthrough: bool
+    resume: bool
+
+
+def stylize_video(
+    ctx: typer.Context,
+    inputs: options.Videos,
+    style: options.Style = None,
+    output: options.VideoOutput = None,
+    preset: options.Preset = None,
+    style_scale: options.StyleScale = None,
+    content_scale: options.ContentScale = None,
+    size: options.Size = None,
+    keep_size: options.KeepSize = None,
+    steps: options.Steps = None,
+    scheduler: options.Scheduler = None,
+    seed: options.Seed = None,
+    start: options.Start = None,
+    end: options.End = None,
+    preview: options.Preview = None,
+    window: options.WindowFrames = None,
+    overlap: options.OverlapFrames = None,
+    codec: options.Codec = None,
+    crf: options.Crf = None,
+    no_audio: options.NoAudio = False,
+    passthrough: options.Passthrough = False,
+    no_resume: options.NoResume = False,
+    from_settings: options.FromSettings = None,
+    set_words: options.Set = None,
+    overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    tile: options.Tile = None,
+    max_megapixels: options.MaxMegapixels = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Paint videos in the style of one or several paintings, with their sound; stopped work goes on."""
+    console = options.open_console(ctx, as_json, quiet, verbose)
+    if not style and not passthrough:
+        raise UsageError("--style: expected a painting, found none; name one, or add --passthrough")
+    choices = Choices(_span(start, end, preview), codec, crf, not no_audio, passthrough, not no_resume)
+    cut = {key: value for key, value in (("window", window), ("overlap", overlap)) if value is not None}
+    request = read_request(ctx, COMMAND, VIDEOS, recorded_layer(from_settings), {"video": cut} if cut else None)
+    video = request.settings.video
+    if video.overlap >= video.window:
+        raise UsageError(f"video.overlap: expected less than the window of {video.window} frames, found {video.overlap}; set --overlap too")
+    for item in request.plan:
+        pick_codec(item.target.suffix.lower() if item.target else STREAM_SUFFIX, codec, crf)
+    console.results_to_stderr = any(item.target is None for item in request.plan)
+    with ExitStack() as stack:
+        batch = VideoBatch(console, request, overwrite, skip_existing, choices=choices, stack=stack)
+        batch.run(request.plan)
+    console.document(batch.report())
+    if batch.failed:
+        raise typer.Exit(1)
+
+
+@dataclass(kw_only=True)
+class VideoBatch(Batch):
+    """Many videos with one model; `stack` holds what is to be cleared away at the end."""
+
+    noun = "video"
+
+    choices: Choices
+    stack: ExitStack
+    paths: dict[PlannedOutput, Path] = field(default_factory=dict)
+    """Where the videos lie that came through a pipe."""
+
+    def read(self, item: PlannedOutput) -> VideoReader:
+        """The probed video."""
+        self.paths[item] = item.source or spooled(sys.stdin.buffer, self.stack)
+        try:
+            return VideoReader(self.paths[item], self.choices.span)
+        except InputError as error:
+            raise InputError(self._named(item, str(error))) from None
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether frames are painted, or passed through as they are."""
+        return not self.choices.passthrough
+
+    def stylize(self, item: PlannedOutput, content: VideoReader, label: str) -> None:
+        """Stylize and write one video; raises InputError at the end where a part of it could not be decoded."""
+        film, begun = self._film(item), perf_counter()
+        self.console.info(f"{label}: {_described(content)}")
+        if item.target:
+            self.console.interrupt_advice = f"the same command goes on with {item.target} after the last frames that are finished"
+        paint = None if self.choices.passthrough else self._painter(content.info)
+        with self.console.film(label, film.step) as on_progress:
+            outcome = make_film(film, paint, resume=self.choices.resume, overwrite=self.overwrite, on_progress=on_progress,
+                                on_note=lambda text: self.console.info(self._named(item, text)))  # fmt: skip
+        self.console.detail(f"{label}: {outcome.frames} frames in {perf_counter() - begun:.2f} s")
+        names = {"input": name_of(item.source), "output": name_of(item.target)}
+        self.results.append({**names, "frames": outcome.frames, "resumed": outcome.resumed})
+        self.console.result(str(item.target))
+        if outcome.lost:
+            raise InputError(f"{name_of(item.source)}: expected a whole video, {outcome.lost}; the result holds what could be decoded")
+
+    def _named(self, item: PlannedOutput, text: str) -> str:
+        """`text` with standard input called by that name."""
+        return text if item.source else text.replace(str(self.paths[item]), "standard input")
+
+    def _film(self, item: PlannedOutput) -> Film:
+        """What is to be made of one input."""
+        choices, video = self.choices, self.settings.video
+        context = video.overlap if self.pipeline is not None and self.pipeline.looks_back else 0
+        look = {} if choices.passthrough else self._look()
+        return Film(
+            source=self.paths[item],
+            target=item.target or sys.stdout.buffer,
+            span=choices.span,
+            codec=choices.codec,
+            crf=choices.crf,
+            keep_audio=choices.keep_audio,
+            step=video.window - context,
+            context=context,
+            look=look,
+            pixel_aspect=Fraction(1) if self.settings.keep_size and not choices.passthrough else None,
+            tags=() if choices.passthrough else (("comment", settings_comment(self.record())),),
+        )
+
+    def _look(self) -> dict[str, Any]:
+        """All that decides how frames are painted; pieces of another look are not joined with these."""
+        from hicast.io.weights import resolve_model
+
+        styles = [
+            {"weight": weight, "content": hashlib.sha256(path.read_bytes()).hexdigest()} for path, weight in self.request.style_files
+        ]
+        folder = resolve_model(self.settings.model)
+        files = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+        model = {name: [status.st_size, status.st_mtime_ns] for name, status in files.items()}
+        return {"hicast": self.request.header["hicast"], "styles": styles, "weights": hashlib.sha256(repr(model).encode()).hexdigest(),
+                "settings": self.record()["settings"]}  # fmt: skip
+
+    def _painter(self, info: VideoInfo) -> Any:
+        """The pipeline as a painter of pixels."""
+        settings, deep = self.settings, info.depth > 8
+
+        def paint(frames: Iterator[np.ndarray], first: int, lead: int) -> Iterator[np.ndarray]:
+            video = settings.video
+            painted = self.pipeline.stylize_video(
+                (to_tensor(pixels) for pixels in frames),
+                self.code,
+                style_scale=settings.style_scale,
+                content_scale=settings.content_scale,
+                steps=settings.steps,
+                scheduler=settings.scheduler,
+                seed=settings.seed,
+                size=settings.size,
+                keep_size=settings.keep_size,
+                tile=settings.tile,
+                window=video.window,
+                overlap=video.overlap if self.pipeline.looks_back else 0,
+                shared_noise=video.shared_noise,
+                first=first,
+                lead=lead,
+                pixel_aspect=float(info.pixel_aspect),
+            )
+            return (to_pixels(image, deep) for image in painted)
+
+        return paint
+
+
+def _span(start: str | None, end: str | None, preview: str | None) -> Span:
+    """The part of every video that is wanted; raises UsageError for times that contradict each other."""
+    if end is not None and preview is not None:
+        raise UsageError("expected --end or --preview, found both; leave one out")
+    begin, length = options.parse_time("--start", start), options.parse_time("--preview", preview)
+    finish = options.parse_time("--end", end) if length is None else (begin or 0) + length
+    if finish is not None and finish <= (begin or 0):
+        raise UsageError(f"--end: expected a time after the start, found {float(finish):g} s; raise it")
+    return Span(begin, finish)
+
+
+def _described(video: VideoReader) -> str:
+    """A video in a line, before the work begins."""
+    info, count = video.info, video.expected_frames
+    frames = f"{count} frames" if count else "frames of unknown number"
+    seconds = f", {float(count / info.rate):.1f} s" if count else ""
+    return f"{frames} of {info.width} x {info.height} pixels, {float(info.rate):.4g} a second{seconds}"

@@ -1,0 +1,46 @@
+"""A film cut into windows: the frames that are computed together, each time with some of those before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, TypeVar
+
+from hicast.errors import UsageError
+
+Frame = TypeVar("Frame")
+
+
+@dataclass(frozen=True)
+class Window(Generic[Frame]):
+    """Frames in their order: `context` leading ones that an earlier window has done, then the ones to do.
+
+    `first` is the index in the film of the first of them all.
+    """
+
+    frames: tuple[Frame, ...]
+    context: int
+    first: int
+
+
+def cut_windows(frames: Iterable[Frame], size: int, overlap: int, first: int = 0, lead: int = 0) -> Iterator[Window[Frame]]:
+    """Windows of at most `size` frames, `overlap` of them context; one window is taken from `frames` at a time.
+
+    Frames to do begin at multiples of `size - overlap` in the film, so that a window is the same whether work began
+    before it or with it: then `frames` begin at index `first` with `lead` frames of context. Raises UsageError where
+    nothing would be left to do, or where the first frame to do does not begin a window.
+    """
+    step = size - overlap
+    if step < 1:
+        raise UsageError(f"video.overlap: expected less than the window of {size} frames, found {overlap}; lower it")
+    if (first + lead) % step:
+        raise UsageError(f"first frame: expected a multiple of {step}, found {first + lead}; begin where a window does")
+    source = iter(frames)
+    context = list(islice(source, lead))
+    while fresh := list(islice(source, step)):
+        window = Window((*context, *fresh), len(context), first)
+        yield window
+        kept = list(window.frames[len(window.frames) - overlap :]) if overlap else []
+        first += len(window.frames) - len(kept)
+        context = kept
