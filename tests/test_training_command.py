@@ -134,8 +134,8 @@ def test_temporal_stage_needs_clips_or_pictures_and_no_earlier_result(workplace,
     assert "expected --video or --content, found none" in capsys.readouterr().err
     assert run(["train", "--stage", "temporal", "--video", "photos", "--style", "paintings", "--output", "out"]) == 1
     assert "below photos, found none of them" in capsys.readouterr().err and not Path("out").exists()
-    _film(Path("clips") / "film.mp4")
-    words = ["--preset", "debug-temporal", "--video", "clips", "--style", "paintings", "--output", "whole", "--device", "cpu"]
+    _film(Path("films") / "film.mp4")
+    words = ["--preset", "debug-temporal", "--video", "films", "--style", "paintings", "--output", "whole", "--device", "cpu"]
     assert run(["train", "--stage", "temporal", *words, "--set", "steps=1", "--set", "frames=3", "--set", "tensorboard=false"]) == 0
     assert {path.name for path in Path("whole").iterdir()} >= {"temporal", "unet", "vae", "style_encoder"}
 
