@@ -202,8 +202,8 @@ class HiCastPipeline:
                       first: int = 0, lead: int = 0, pixel_aspect: float = 1.0) -> Iterator[Tensor]:
         """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
 
-        Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for `window`, `overlap`, `first` and `lead`; the
-        `lead` frames are not given back. `shared_noise` in [0, 1] is the share of the noise that all frames have in
+        Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for
+        `window`, `overlap`, `first` and `lead`; the `lead` frames are not given back. `shared_noise` in [0, 1] is the share of the noise that all frames have in
         common. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
         """
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
