@@ -65,7 +65,7 @@ class HiCastPipeline:
         """`context` (1, tokens, width) is the constant text context of nets without style tokens."""
         self.model, self.autoencoder, self.style_encoder = model, autoencoder, style_encoder
         self.scheduler_config = dict(scheduler_config)
-        self.index = {"defaults": {}, "style_side": 256, "side_range": [256, 1024], "tile": 2048} | dict(index or {})
+        self.index = {"defaults": {}, "style_side": 256, "side_range": [256, 1024], "tile": 2048, "noise_scale": 1.0} | dict(index or {})
         self.context = context
         self.adapters = AdapterSet(adapters or {}, adapter_widths(model.unet) if adapters else ())
         self.about: dict[str, dict[str, str]] = {}
@@ -133,6 +133,11 @@ class HiCastPipeline:
     def defaults(self) -> dict[str, Any]:
         """Settings of stylizing that this model falls back to."""
         return dict(self.index["defaults"])
+
+    @property
+    def noise_scale(self) -> float:
+        """Share of the noise that sampling starts from: 1, or less for a net that was trained to start from little."""
+        return self.index["noise_scale"]
 
     def to(self, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
         """Move all parts to `device` (`auto`, `cpu`, `cuda`, `mps`) and cast them to `dtype`; returns itself.
@@ -249,7 +254,7 @@ class HiCastPipeline:
         codec = LatentCodec(self.autoencoder, **({"tile": tile // 8} if tile else {}))
         latents = codec.encode(padded.to(self.device)).float()
         denoise = self._denoiser(latents, code, style_scale, content_scale, residuals, tile or self.index["tile"])
-        result = sample(denoise, noise(latents.shape).to(self.device), self._scheduler(scheduler or "ddim"),
+        result = sample(denoise, self.noise_scale * noise(latents.shape).to(self.device), self._scheduler(scheduler or "ddim"),
                         steps or self.defaults.get("steps", 20), torch.Generator().manual_seed(seed), on_progress)  # fmt: skip
         return crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
 

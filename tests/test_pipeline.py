@@ -80,6 +80,17 @@ def test_size_is_kept_unless_told(pipeline: HiCastPipeline, content: torch.Tenso
     assert worked.shape[-1] / 64 == pytest.approx(101 / 70, rel=0.03)
 
 
+def test_noise_scale_of_the_model_bounds_what_the_seed_decides(
+    monkeypatch: pytest.MonkeyPatch, pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode
+) -> None:
+    def spread(scale: float) -> float:
+        monkeypatch.setitem(pipeline.index, "noise_scale", scale)
+        one, other = (pipeline.stylize_image(content, style, size=64, seed=seed) for seed in (3, 4))
+        return (one - other).abs().mean().item()
+
+    assert spread(0.0) == 0 < spread(0.1) < spread(1.0)
+
+
 def test_seed_decides_the_bytes(pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode) -> None:
     one, same, other = (pipeline.stylize_image(content, style, size=64, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one, same)

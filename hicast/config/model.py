@@ -25,5 +25,7 @@ class ModelConfig(BaseModel):
     scheduler: Part
     temporal: Part = {}
     """Choices of fresh temporal layers (`TemporalLayers.for_unet`); none gives those of the published net."""
+    noise_scale: float = 1.0
+    """Share of the noise that sampling starts from; below 1 for nets that are trained to start from little."""
     defaults: Part = {}
     """Settings that stylizing falls back to, such as `steps` and `size`."""

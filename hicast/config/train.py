@@ -157,6 +157,8 @@ class RepaintTraining(TrainSettings):
     """Share of samples whose content is the style picture itself."""
     style_scale: NumberRange = (0.0, 2.0)
     """Range of the style scale given to the net; 1 is drawn for half of the samples."""
+    noise_scale: NumberRange | None = None
+    """Range of the share of the noise that the net starts from, drawn for each sample; None is the model's own share."""
     later_steps: Share = 0.25
     """Share of batches at later steps of the sampling grid, from the net's own first estimate."""
 
@@ -171,7 +173,7 @@ class ImageTraining(RepaintTraining):
     """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style` and `gram` only."""
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
-    losses: dict[Literal["style", "distribution", "gram", "color", "content", "lattice", "repetition", "latent", "noise", "target_latent",
+    losses: dict[Literal["style", "distribution", "gram", "color", "transport", "content", "lattice", "repetition", "latent", "noise", "target_latent",
                          "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
@@ -180,6 +182,8 @@ class ImageTraining(RepaintTraining):
     texture_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0}
     """Layers at which the strength of its texture is compared in windows."""
     target_gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
+    transport_layers: dict[str, float] = {"relu3_1": 1.0, "relu4_1": 1.0}
+    """Layers at which neighbourhoods are matched with those of a crop of the painting."""
     discriminator_width: Annotated[float, Field(gt=0)] = 0.25
     """Channels of the discriminator of crops, as a share of the published ones."""
     patch_base: Positive = 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +56,9 @@ class ImageStage(RepaintStage):
         self.targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
         self.terms = TERMS
         self.adversary = Adversary(settings, self.device)
+        self.real_taps = taps(settings, {"transport": TAPS["transport"]})
+        self.paired = bool(self.adversary.modules or self.real_taps)
+        """Whether a crop of the painting goes with each sample."""
         self.target_taps = taps(settings, {name: TAPS[name] for name in OF_TARGETS})
 
     def trainable(self) -> dict[str, nn.Module]:
@@ -70,7 +73,7 @@ class ImageStage(RepaintStage):
         return ImageBatch(to_batch(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
                           torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), self.noise(step, rows),
                           self.timestep(step), to_batch(results) if self.targets else None,
-                          to_batch(real) if self.adversary.modules else None)
+                          to_batch(real) if self.paired else None)
 
     def step(self, batch: ImageBatch, step: int) -> LossTerms:
         """Loss terms of one batch; see the class."""
@@ -78,10 +81,13 @@ class ImageStage(RepaintStage):
         estimate = self.estimate(batch, clean, self.conditions(batch, clean))
         seen = any(weight for name, weight in self.settings.losses.items() if name not in OF_LATENTS)
         judged = self.judged(batch, clean, estimate, self._result(batch), decode=seen)
+        painting = batch.painting.to(self.device, memory_format=torch.channels_last) if self.paired else None
+        if self.real_taps:
+            with torch.no_grad():
+                judged = replace(judged, real=self.vgg(painting, self.real_taps))
         terms = image_terms(judged, self.terms)
-        if batch.painting is None:
+        if not self.adversary.modules:
             return terms
-        painting = batch.painting.to(self.device, memory_format=torch.channels_last)
         return terms | self.adversary.terms(judged.decoded, painting, batch.keep_style.to(self.device), step)
 
     def estimate(self, batch: ImageBatch, clean: Tensor, conditions: Conditions) -> Tensor:
@@ -126,7 +132,7 @@ class ImageStage(RepaintStage):
         dropped = random.random()
         keep_style = dropped >= settings.drop_style
         keep_content = not settings.drop_style <= dropped < settings.drop_style + settings.drop_content
-        real = random_crop(self.paintings[row], settings.crop, settings.zoom, random) if self.adversary.modules else crop
+        real = random_crop(self.paintings[row], settings.crop, settings.zoom, random) if self.paired else crop
         return _Sample(crop, crop if result is None else result, real, row, scale, keep_style, keep_content, is_self)
 
 

@@ -22,6 +22,7 @@ from hicast.losses.perceptual import (
 )
 from hicast.losses.targets import target_distance, texture_distance
 from hicast.losses.terms import LossTerms
+from hicast.losses.transport import transport_distance
 from hicast.training.style_library import StyleLibrary
 
 
@@ -40,7 +41,7 @@ class Judged:
     """What the terms of one batch look at.
 
     `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, the `result` of
-    another method or None; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
+    another method or None, the features of crops of the paintings in `real` where a term needs them; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
     (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
     other method's result counts and its `strength` by the style scale, `returned` where the latent itself must come back.
     `decoded` is missing where no term looks at it. `signal_to_noise` is that of what the net was given; `style_unit` and
@@ -63,6 +64,7 @@ class Judged:
     strength: Tensor
     returned: Tensor
     signal_to_noise: float = 0.0
+    real: Features | None = None
     style_unit: float = 1.0
     feature_unit: float = 1.0
 
@@ -120,6 +122,10 @@ def _color(judged: Judged) -> Tensor:
     return judged.styled * color_distance(color_quantiles(judged.decoded), target)
 
 
+def _transport(judged: Judged) -> Tensor:
+    return judged.styled * transport_distance(judged.features, judged.real, judged.settings.transport_layers)
+
+
 def _content(judged: Judged) -> Tensor:
     return judged.held * content_distance(judged.features, judged.content, judged.settings.content_layers)
 
@@ -173,6 +179,7 @@ TERMS: dict[str, Term] = {
     "distribution": _distribution,
     "gram": _gram,
     "color": _color,
+    "transport": _transport,
     "content": _content,
     "lattice": _lattice,
     "repetition": _repetition,
@@ -190,6 +197,7 @@ TAPS = {
     "style": "style_layers",
     "distribution": "distribution_layers",
     "gram": "gram_layers",
+    "transport": "transport_layers",
     "content": "content_layers",
     "target": "target_layers",
     "target_texture": "texture_layers",

@@ -17,6 +17,7 @@ from hicast.encoders.vgg import STYLE_TAPS, Vgg16
 from hicast.losses.color import color_quantiles
 from hicast.losses.perceptual import feature_quantiles, gram, instance_normalize, lattice_energy, layer_statistics, repetition
 from hicast.losses.targets import local_deviation
+from hicast.losses.transport import neighbourhoods
 from hicast.models.build import build_model
 from hicast.models.hicast_model import Conditions, HiCastModel
 from hicast.training.autoencoder_stage import DETAIL_TAPS
@@ -75,10 +76,10 @@ def _of_features(settings: ImageTraining, features: Mapping[str, Tensor]) -> Ite
         yield statistics(features)
         return
     measures = {"style": layer_statistics, "distribution": feature_quantiles, "gram": gram, "content": instance_normalize,
-                "target": Tensor.float, "target_texture": lambda layer: local_deviation(layer, 4), "target_gram": gram}  # fmt: skip
+                "target": Tensor.float, "target_texture": lambda layer: local_deviation(layer, 4), "target_gram": gram, "transport": neighbourhoods}  # fmt: skip
     for term, measure in measures.items():
         if settings.losses.get(term):
-            yield from (measure(features[name]) for name in getattr(settings, TAPS[term]))
+            yield from (measure(features[name]) for name, weight in getattr(settings, TAPS[term]).items() if weight)
 
 
 def _of_picture(settings: ImageTraining, decoded: Tensor) -> Iterator[Tensor]:

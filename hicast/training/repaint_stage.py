@@ -87,7 +87,9 @@ class RepaintStage:
         settings, side = self.settings, self.settings.crop // self.codec.factor
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         channels = self.model.unet.config.out_channels
-        return torch.randn(settings.batch_size, channels, side, side, generator=generator)[rows.start : rows.stop]
+        noise = torch.randn(settings.batch_size, channels, side, side, generator=generator)
+        scales = torch.empty(settings.batch_size, 1, 1, 1).uniform_(*(settings.noise_scale or [self.pipeline.noise_scale] * 2), generator=generator)
+        return (noise * scales)[rows.start : rows.stop]
 
     def timestep(self, step: int) -> int:
         """The last timestep, where all is noise, or for a share of the steps a later one of sampling."""
@@ -152,7 +154,7 @@ class RepaintStage:
         """Pictures (batch, 3, height, width) on the CPU, sampled over `clean` latents in the style of `paintings`."""
         code = self.style_code(torch.tensor(paintings), torch.ones(len(paintings), dtype=torch.bool))
         conditions = Conditions.of(clean, code, self.context, residuals, 1.0)
-        noise = draw_noise(clean.shape, self.settings.seed, self.device)
+        noise = draw_noise(clean.shape, self.settings.seed, self.device) * self.pipeline.noise_scale
         result = sample(lambda latents, at: self.predict(latents, at, conditions), noise, self.scheduler, self.settings.sheet_steps,
                         torch.Generator().manual_seed(self.settings.seed))
         return self.codec.decode(result).float().cpu()

@@ -77,7 +77,7 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
     fresh = folder is None or not (folder / "unet").is_dir()
     start.check_base(settings.base, None if fresh else settings.start, settings.model, config)
     pipeline = _fresh_pipeline(settings, opening, config, folder) if fresh else _earlier_pipeline(settings, opening, config, folder)
-    pipeline.index |= {"defaults": config.defaults, "style_side": settings.style_side}
+    pipeline.index |= {"defaults": config.defaults, "noise_scale": config.noise_scale, "style_side": settings.style_side}
     stage = stage_class(pipeline.scheduler_config.get("prediction_type", "epsilon"), settings)
     return stage(settings, settings.content, settings.style, pipeline, _cache(opening), fit_style=fresh, device=opening.device,
                  on_measure=opening.on_measure, on_note=opening.on_note)
@@ -138,7 +138,7 @@ def _fresh_pipeline(settings: TrainSettings, opening: Opening, config: ModelConf
         return stock_pipeline(stock_folder(base, opening.on_note), config, style_encoder, settings.seed)
     autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
     model = build_model(config, settings.seed)
-    return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults})
+    return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults, "noise_scale": config.noise_scale})
 
 
 def _check_nets(folder: Path, settings: TrainSettings, config: ModelConfig) -> None:

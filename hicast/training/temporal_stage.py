@@ -165,7 +165,7 @@ class TemporalStage:
         key = settings.seed if settings.reference else (settings.seed << 64) + index
         own = [frame_generator(key, at) for at in range(len(frames))]
         shape = (self.model.unet.config.out_channels, side, side)
-        noise = draw_clip_noise(shape, own, frame_generator(key, SHARED), shared)
+        noise = self.pipeline.noise_scale * draw_clip_noise(shape, own, frame_generator(key, SHARED), shared)
         if not settings.residual_threshold:
             return noise
         return copy_unmoved(noise, residual_mask(frames, (side, side), settings.residual_threshold))
