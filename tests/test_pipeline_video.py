@@ -92,7 +92,7 @@ def test_windows_and_batches_change_nothing(pipeline, frames, style, monkeypatch
     expected = stylized(pipeline, frames, style, window=16, shared_noise=0.3)
     for settings in ({"window": 2}, {"window": 5, "overlap": 2}, {"window": 1}):
         assert torch.allclose(stylized(pipeline, frames, style, shared_noise=0.3, **settings), expected, atol=1e-4)
-    monkeypatch.setattr("hicast.pipeline.AT_ONCE", 1)
+    monkeypatch.setattr("hicast.repainting.clip.AT_ONCE", 1)
     assert torch.allclose(stylized(pipeline, frames, style, window=16, shared_noise=0.3), expected, atol=1e-4)
 
 
