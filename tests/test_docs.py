@@ -106,7 +106,7 @@ def test_options_in_the_readme_exist(capsys):
 
 
 def test_the_table_of_presets_is_that_of_the_package():
-    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", README, flags=re.MULTILINE)
     assert {name: float(scale) for name, scale in rows} == {name: load_style_preset(name)["style_scale"] for name in list_presets()}
 
 

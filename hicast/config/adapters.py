@@ -52,7 +52,10 @@ def read_use(value: Any) -> AdapterUse:
 
 def write_use(use: AdapterUse) -> float | str:
     """The shortest form that `read_use` takes back."""
-    return use.weight if (use.start, use.end) == (0, 1) else f"{use.weight!r}@{use.start!r}-{use.end!r}"
+    if (use.start, use.end) == (0, 1):
+        return use.weight
+    weight, start, end = (repr(number).removesuffix(".0") for number in (use.weight, use.start, use.end))
+    return f"{weight}@{start}-{end}"
 
 
 Use = Annotated[
