@@ -79,9 +79,11 @@ class Guides:
         An adapter that the model lacks is an error where it is `asked` for, and a note where only a preset names it. Raises
         ModelError, UsageError.
         """
-        present = pipeline.adapters.names if settings.adapters or settings.adapter_folders else ()
-        lacking = [name for name, use in settings.adapters.items() if use.weight and name not in present]
-        refused = [name for name in (*lacking, *(name for name in swept if name not in present)) if name in asked or name in swept]
+        swept = frozenset(swept)
+        wanted = {name for name, use in settings.adapters.items() if use.weight} | swept
+        present = pipeline.adapters.names if wanted else ()
+        lacking = sorted(wanted - set(present))
+        refused = [name for name in lacking if name in asked | swept]
         if refused:
             raise ModelError(
                 f"adapter {refused[0]}: expected one of those of model {settings.model} ({', '.join(present) or 'none'}), found {refused[0]}; "
@@ -93,11 +95,10 @@ class Guides:
             if name not in settings.adapters and name not in swept:
                 console.info(f"adapter {name} is joined but has no weight: add --adapter {name}=1 to use it")
         adapters = {name: use for name, use in settings.adapters.items() if name not in lacking}
-        used = {name for name, use in adapters.items() if use.weight} | set(swept)
-        extractors = {name: which for name, which in settings.extractors.items()}
-        extractors |= {name: _extractor_of(name, settings, pipeline) for name in sorted(used) if name not in settings.controls}
+        drawn = sorted(wanted - {*lacking, *settings.controls})
+        extractors = {**settings.extractors, **{name: _extractor_of(name, settings, pipeline) for name in drawn}}
         chosen = settings.model_copy(update={"adapters": adapters, "extractors": extractors})
-        guides = cls(chosen, pipeline, console, frozenset(swept))
+        guides = cls(chosen, pipeline, console, swept)
         guides.codes = [None if region.style is None else guides.encode(region.style) for region in chosen.regions]
         return guides
 
