@@ -94,6 +94,10 @@ def _filled(folder: Path) -> Path:
     names = ("photo.jpg", "painting.jpg", "other.jpg", "photos/first.png", "photos/second.jpg", "paintings/red.png")
     for seed, name in enumerate(names):
         _blocks(seed).save(folder / name)
+    Image.linear_gradient("L").resize((96, 64)).save(folder / "mask.png")
+    (folder / "maps").mkdir()
+    for name in ("first.png", "second.png"):
+        Image.linear_gradient("L").resize((96, 64)).save(folder / "maps" / name)
     for name in ("clip.mp4", "clips/first.mp4", "clips/second.mp4"):
         _write_clip(folder / name)
     return folder
