@@ -8,40 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import T2IAdapter
 from PIL import Image
 
 from hicast.cli import main
 from hicast.cli.words import named_values, region_of, sweeps_of
-from hicast.config.presets import load_preset
 from hicast.controls import CONTROLS, ExtractorKind
-from hicast.encoders.autoencoder import ResidualAutoencoder
-from hicast.encoders.style import StyleEncoder
 from hicast.errors import UsageError
 from hicast.io.images import load_picture
-from hicast.models.hicast_model import HiCastModel
-from hicast.models.unet import ContentProjection, build_unet
 from hicast.pipeline import HiCastPipeline
 
-UNET = {
-    "in_channels": 12, "out_channels": 8, "block_out_channels": [32, 32], "layers_per_block": 1,
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "only_cross_attention": [True, False], "attention_head_dim": 4, "cross_attention_dim": 16,
-    "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
-    "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
+def models(tmp_path_factory, make_pipeline) -> Path:
     """A folder with the model `tiny`, which has adapters for edge and seg, and `run`, which trained one for depth on it."""
-    torch.manual_seed(0)
-    net = HiCastModel(build_unet(UNET), ContentProjection(8, 4, 128), content_skip=True)
-    adapters = {name: T2IAdapter(channels=[32, 32], num_res_blocks=1, adapter_type="light_adapter") for name in ("edge", "seg", "depth")}
-    depth = adapters.pop("depth")
-    made = HiCastPipeline(net, ResidualAutoencoder(8, (4, 8, 8)), StyleEncoder("caffe", 8, 6.0), load_preset("compact", "models")["scheduler"],
-                          index={"defaults": {"steps": 1}, "side_range": [32, 64], "style_side": 32}, adapters=adapters)  # fmt: skip
-    made.autoencoder.fit_linear(torch.randn(4000, 192))
+    made = make_pipeline("edge", "seg", "depth", levels=2, side_range=[32, 64], style_side=32)
+    depth = made.adapters.adapters.pop("depth")
     folder = tmp_path_factory.mktemp("models")
     made.save_pretrained(folder / "tiny", torch.float16)
     depth.save_pretrained(folder / "run" / "adapters" / "depth")

@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import T2IAdapter
 from torch.nn.functional import interpolate
 
 from hicast.config.adapters import AdapterUse
-from hicast.config.presets import load_preset
 from hicast.diffusion.guidance import Guidance
 from hicast.diffusion.prediction import clean_estimate, prediction_for
 from hicast.diffusion.regions import guide_regions, shares_of
 from hicast.diffusion.sampling import SCHEDULERS, make_scheduler
-from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
-from hicast.encoders.style import StyleCode, StyleEncoder
+from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.style import StyleCode
 from hicast.errors import InputError, UsageError
-from hicast.models.hicast_model import HiCastModel
-from hicast.models.unet import ContentProjection, build_unet
 from hicast.pipeline import HiCastPipeline
 from hicast.repainting.finish import LUMA, keep_color, keep_outside, union
 from hicast.repainting.maps import fit_control, fit_mask
 from hicast.repainting.scene import Look, Region
 
-UNET = {
-    "in_channels": 12, "out_channels": 8, "block_out_channels": [32, 32, 32], "layers_per_block": 1,
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "only_cross_attention": [True, True, False], "attention_head_dim": 4, "cross_attention_dim": 16,
-    "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
-    "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def pipeline() -> HiCastPipeline:
-    torch.manual_seed(0)
-    model = HiCastModel(build_unet(UNET), ContentProjection(8, 4, 128), content_skip=True)
-    adapters = {name: T2IAdapter(channels=[32, 32, 32], num_res_blocks=1, adapter_type="light_adapter") for name in ("edge", "depth", "seg")}
-    made = HiCastPipeline(model, ResidualAutoencoder(8, (4, 8, 8)), StyleEncoder("caffe", 8, 6.0),
-                          load_preset("compact", "models")["scheduler"], index={"defaults": {"steps": 1}, "side_range": [32, 256]}, adapters=adapters)  # fmt: skip
-    made.autoencoder.fit_linear(torch.randn(4000, 192))
-    return made.to("cpu", "float32")
+def pipeline(make_pipeline) -> HiCastPipeline:
+    return make_pipeline("edge", "depth", "seg", side_range=[32, 256])
 
 
 def random_image(seed: int, height: int = 64, width: int = 96) -> torch.Tensor:
