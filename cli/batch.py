@@ -71,12 +71,8 @@ def read_request(
     files = weighted_files(given["style"]) if given["style"] else list(record.styles if record else ())
     flags = options.given_flags(ctx, StylizeSettings) | look_flags(given) | (more_flags or {})
     name, layers = stylize_layers(command, given["preset"], record and record.layer, parse_set(given["set_words"] or []), flags)
-    settings = resolve_stylize(layers)
-    sweeps = sweeps or []
-    for key, values in sweeps:
-        for value in values:
-            resolve_stylize([*layers, Layer("--sweep", swept(key, value))])
-    check_guides(resolve_stylize([*layers, *(Layer("--sweep", swept(key, values[0])) for key, values in sweeps)]))
+    settings, sweeps = resolve_stylize(layers), sweeps or []
+    check_guides(_first_of(sweeps, layers))
     paths = [path for path, _ in files]
     named = [path.stem for path in paths] + (["sweep"] if sweeps else [])
     read = [*paths, *(Path(region.style) for region in settings.regions if region.style), *map(Path, settings.controls.values())]
@@ -89,6 +85,14 @@ def read_request(
         "styles": [{"file": str(path), "weight": weight} for path, weight in files],
     }
     return Request(layers, settings, styles, files, plan, header, sweeps)
+
+
+def _first_of(sweeps: list[tuple[str, list[Any]]], layers: list[Layer]) -> StylizeSettings:
+    """The settings with the first value of every sweep; raises SettingsError where any of its values is wrong."""
+    for key, values in sweeps:
+        for value in values:
+            resolve_stylize([*layers, Layer("--sweep", swept(key, value))])
+    return resolve_stylize([*layers, *(Layer("--sweep", swept(key, values[0])) for key, values in sweeps)])
 
 
 @dataclass
