@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,20 +12,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hicast import __version__
 from hicast.config.layers import Layer, parse_set
-from hicast.config.stylize import StylizeSettings, refuse_unavailable, resolve_stylize, stylize_layers
+from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
 from hicast.errors import InputError, ModelError, UsageError
-from hicast.io.files import FileKind, PlannedOutput, check_target, first_name, plan_outputs
+from hicast.io.files import FileKind, PlannedOutput, atomic_path, check_target, first_name, plan_outputs
 from hicast.io.images import Picture, load_picture, to_tensor
 
 from . import options
 from .console import Console
 from .failures import explain
+from .guides import Guides, check_guides
+from .recorded import Record
+from .words import CONTROLS, look_flags, swept, weighted_files
 
 if TYPE_CHECKING:
     import typer
 
     from hicast.encoders.style import StyleCode
     from hicast.pipeline import HiCastPipeline
+
+LOOK_KEYS = ("style_scale", "content_scale", "steps", "scheduler", "seed", "size", "keep_size", "tile", "keep_outside", "preserve_color")
+"""Settings that the pipeline takes by their names."""
 
 OF_THIS_MACHINE = {"device", "max_megapixels"}
 """Settings that say nothing about the result and are not kept with it."""
@@ -41,34 +48,51 @@ class Request:
     plan: list[PlannedOutput]
     header: dict[str, Any]
     """What a result remembers beside its settings."""
+    sweeps: list[tuple[str, list[Any]]]
+    """Keys with the values that a sheet shows; none for results of their own."""
+
+    def cell(self, *values: Any) -> list[Layer]:
+        """The layers of a sheet's picture, which has one of the values of each sweep."""
+        return [*self.layers, *(Layer("--sweep", swept(key, value)) for (key, _), value in zip(self.sweeps, values, strict=True))]
 
 
 def read_request(
-    ctx: typer.Context, command: str, kind: FileKind, record: Layer | None = None, more_flags: dict[str, Any] | None = None
-) -> Request:
+    ctx: typer.Context, command: str, kind: FileKind, record: Record | None = None, more_flags: dict[str, Any] | None = None,
+    sweeps: list[tuple[str, list[Any]]] | None = None,
+) -> Request:  # fmt: skip
     """Everything that the options of a stylizing command say, checked before a model is loaded.
 
-    `record` is the layer of `--from-settings`, `more_flags` are settings from options that are not named like them.
-    Raises UsageError, SettingsError and InputError.
+    `record` is that of `--from-settings`, `more_flags` are settings from options that are not named like them, `sweeps` what a
+    sheet shows. Raises UsageError, SettingsError and InputError.
     """
     given = ctx.params
     if given["overwrite"] and given["skip_existing"]:
         raise UsageError("expected --overwrite or --skip-existing, found both; leave one out")
-    files = options.weighted_files(given["style"]) if given["style"] else []
-    flags = options.given_flags(ctx, StylizeSettings) | (more_flags or {})
-    name, layers = stylize_layers(command, given["preset"], record, parse_set(given["set_words"] or []), flags)
-    settings = resolve_stylize(layers)
-    refuse_unavailable(settings)
+    files = weighted_files(given["style"]) if given["style"] else list(record.styles if record else ())
+    flags = options.given_flags(ctx, StylizeSettings) | look_flags(given) | (more_flags or {})
+    name, layers = stylize_layers(command, given["preset"], record and record.layer, parse_set(given["set_words"] or []), flags)
+    settings, sweeps = resolve_stylize(layers), sweeps or []
+    check_guides(_first_of(sweeps, layers))
     paths = [path for path, _ in files]
-    plan = plan_outputs(given["inputs"], [path.stem for path in paths], given["output"], protected=paths, kind=kind)
+    named = [path.stem for path in paths] + (["sweep"] if sweeps else [])
+    read = [*paths, *(Path(region.style) for region in settings.regions if region.style), *map(Path, settings.controls.values())]
+    plan = plan_outputs(given["inputs"], named, given["output"], protected=read, kind=kind)
     styles = [(load_picture(path, settings.max_megapixels), weight) for path, weight in files if weight > 0]
     header = {
         "hicast": __version__,
         "command": command,
         "preset": name,
-        "styles": [{"file": path.name, "weight": weight} for path, weight in files],
+        "styles": [{"file": str(path), "weight": weight} for path, weight in files],
     }
-    return Request(layers, settings, styles, files, plan, header)
+    return Request(layers, settings, styles, files, plan, header, sweeps)
+
+
+def _first_of(sweeps: list[tuple[str, list[Any]]], layers: list[Layer]) -> StylizeSettings:
+    """The settings with the first value of every sweep; raises SettingsError where any of its values is wrong."""
+    for key, values in sweeps:
+        for value in values:
+            resolve_stylize([*layers, Layer("--sweep", swept(key, value))])
+    return resolve_stylize([*layers, *(Layer("--sweep", swept(key, values[0])) for key, values in sweeps)])
 
 
 @dataclass
@@ -82,10 +106,13 @@ class Batch(ABC):
     request: Request
     overwrite: bool
     skip_existing: bool
+    save_settings: bool
     settings: StylizeSettings = field(init=False)
     pipeline: HiCastPipeline | None = None
     code: StyleCode | None = None
     """What the paintings are to the net; encoded once for all inputs."""
+    guides: Guides | None = None
+    """Maps and masks, once the model is loaded."""
     results: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
@@ -131,6 +158,10 @@ class Batch(ABC):
         """Whether the nets are used at all."""
         return True
 
+    def look(self) -> dict[str, Any]:
+        """What painting a picture and painting a clip are told alike."""
+        return self.settings.model_dump(include=set(LOOK_KEYS)) | {"adapters": dict(self.settings.adapters)}
+
     def report(self) -> dict[str, Any]:
         """The JSON document of the run."""
         return {**self.record(), "results": self.results, "skipped": self.skipped, "failed": self.failed}
@@ -138,6 +169,15 @@ class Batch(ABC):
     def record(self) -> dict[str, Any]:
         """What a result remembers of its making."""
         return {**self.request.header, "settings": self.settings.model_dump(mode="json", exclude=OF_THIS_MACHINE)}
+
+    def done(self, item: PlannedOutput, **more: Any) -> None:
+        """Report a result that has been written, and keep its settings beside it where that is wanted."""
+        if self.save_settings and item.target:
+            target = first_name(item.target)
+            with atomic_path(target.with_name(f"{target.name}.json"), overwrite=True) as draft:
+                draft.write_text(json.dumps(self.record(), indent=2) + "\n", encoding="utf-8")
+        self.results.append({"input": name_of(item.source), "output": name_of(item.target), **more})
+        self.console.result(str(item.target))
 
     def leave(self, item: PlannedOutput, error: Exception) -> None:
         """Report what has gone wrong with one input."""
@@ -167,11 +207,19 @@ class Batch(ABC):
         from hicast.pipeline import HiCastPipeline
 
         start = perf_counter()
-        self.pipeline = HiCastPipeline.from_pretrained(self.settings.model, device=self.settings.device, dtype=self.settings.dtype)
-        self.settings = resolve_stylize(self.request.layers, self.pipeline.defaults)
+        chosen = self.settings
+        joined = {"adapters": chosen.adapter_folders} if chosen.adapter_folders else {}
+        self.pipeline = HiCastPipeline.from_pretrained(chosen.model, device=chosen.device, dtype=chosen.dtype, **joined)
+        self.guides = self._open_guides(resolve_stylize(self.request.layers, self.pipeline.defaults))
+        self.settings = self.guides.settings
         self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.request.styles])
         self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s")
         self.console.detail(f"settings: {self.settings.model_dump_json()}")
+
+
+    def _open_guides(self, settings: StylizeSettings) -> Guides:
+        swept_controls = {key for key, _ in self.request.sweeps if key in CONTROLS}
+        return Guides.open(settings, self.pipeline, self.console, asked_adapters(self.request.layers), swept_controls)
 
 
 def check_device(settings: StylizeSettings) -> None:

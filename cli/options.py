@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +13,6 @@ from pydantic import BaseModel
 from hicast.errors import UsageError
 
 from .console import Console
-
-NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
-
 
 def _option(*names: str, **more: Any) -> Any:
     return typer.Option(*names, show_default=False, **more)
@@ -38,7 +34,7 @@ KeepSize = Annotated[bool | None, _option("--keep-size", help="Leave the result 
 Overwrite = Annotated[bool, _option("--overwrite", help="Replace results that are already there.")]
 SkipExisting = Annotated[bool, _option("--skip-existing", help="Leave out inputs whose result is already there.")]
 
-Style = Annotated[list[str], _option("--style", metavar="FILE[=WEIGHT]", help="A painting; repeat to blend several by weight.")]
+Style = Annotated[list[str] | None, _option("--style", metavar="FILE[=WEIGHT]", help="A painting; repeat to blend several by weight.")]
 Preset = Annotated[str | None, _option("--preset", metavar="NAME", help="A named look (hicast presets list) or a YAML file. Default: balanced.")]
 StyleScale = Annotated[float | None, _option("--style-scale", metavar="X", help="Strength of the style, from 0 to 2.")]
 ContentScale = Annotated[float | None, _option("--content-scale", metavar="X", help="Strength of the content, from 0 to 3.")]
@@ -46,6 +42,36 @@ Size = Annotated[int | None, _option("--size", metavar="N", help="Short side in 
 Steps = Annotated[int | None, _option("--steps", metavar="N", help="Sampling steps, from 1 to 100.")]
 Scheduler = Annotated[str | None, _option("--scheduler", metavar="NAME", help="Sampler of diffusers, such as ddim.")]
 Seed = Annotated[int | None, _option("--seed", metavar="N", help="Start of the noise; the same seed gives the same bytes. Default: 0.")]
+Adapter = Annotated[
+    list[str] | None,
+    _option(
+        "--adapter", metavar="NAME=WEIGHT[@START-END]",
+        help="How firmly edge, depth or seg of the photo is held: 0 not at all, 1 as trained; 0.8@0-0.6 in a share of the steps.",
+    ),
+]  # fmt: skip
+Control = Annotated[
+    list[str] | None,
+    _option("--control", metavar="NAME=MAP", help="Own map for an adapter: a file, or a folder that mirrors the inputs."),
+]
+Extractor = Annotated[list[str] | None, _option("--extractor", metavar="NAME=WHICH", help="What draws an adapter's map, such as edge=canny.")]
+Region = Annotated[
+    list[str] | None,
+    _option(
+        "--region", metavar="WHERE:KEY=VALUE",
+        help="A part of the picture with its own style_scale=X or style=FILE (both: with a comma); WHERE is a mask file, a folder of "
+        "masks, or an extractor's name. Repeat for several; later ones lie above.",
+    ),
+]  # fmt: skip
+KeepOutside = Annotated[bool | None, _option("--keep-outside", help="Keep the photo's very pixels where no region is.")]
+PreserveColor = Annotated[bool | None, _option("--preserve-color", help="Keep the photo's colours; only the lightness is painted.")]
+Sweep = Annotated[
+    list[str] | None,
+    _option(
+        "--sweep", metavar="KEY=V1,V2,...",
+        help="A labelled sheet of results for several values of style_scale, content_scale, steps, seed, edge, ...; repeat for rows.",
+    ),
+]  # fmt: skip
+SaveSettings = Annotated[bool, _option("--save-settings", help="Write the settings beside each result too, as RESULT.json.")]
 FromSettings = Annotated[
     Path | None,
     _option("--from-settings", metavar="FILE", help="Settings from JSON, YAML or an earlier result, which holds its own."),
@@ -117,22 +143,3 @@ def open_console(ctx: typer.Context, as_json: bool, quiet: bool, verbose: bool) 
 def given_flags(ctx: typer.Context, model: type[BaseModel]) -> dict[str, Any]:
     """Named options that the user gave and that are settings of `model`: the strongest layer."""
     return {key: value for key, value in ctx.params.items() if key in model.model_fields and value is not None}
-
-
-def weighted_file(word: str) -> tuple[Path, float]:
-    """`FILE[=WEIGHT]` taken apart at the last `=` that a number follows, so that names may hold `=`; weight 1 if none is given."""
-    name, equals, number = word.rpartition("=")
-    if not equals or not name or not NUMBER.fullmatch(number):
-        return Path(word), 1.0
-    weight = float(number)
-    if not 0 <= weight < math.inf:
-        raise UsageError(f"--style {word}: expected a weight of at least 0, found {number}; give a number such as 0.5")
-    return Path(name), weight
-
-
-def weighted_files(words: list[str]) -> list[tuple[Path, float]]:
-    """All `FILE[=WEIGHT]` words; raises UsageError where no weight is above 0."""
-    files = [weighted_file(word) for word in words]
-    if not any(weight > 0 for _, weight in files):
-        raise UsageError("--style: expected at least one weight above 0, found none; raise one")
-    return files

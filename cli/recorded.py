@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hicast.config.layers import Layer, read_yaml
 from hicast.errors import UsageError
@@ -13,7 +15,15 @@ from hicast.io.metadata import comment_settings
 SETTINGS_SUFFIXES = (".json", ".yaml", ".yml")
 
 
-def recorded_layer(path: Path | None) -> Layer | None:
+@dataclass(frozen=True)
+class Record:
+    """What a file remembers: a layer of settings, and the paintings with their weights, which a file of settings may lack."""
+
+    layer: Layer
+    styles: tuple[tuple[Path, float], ...] = ()
+
+
+def read_record(path: Path | None) -> Record | None:
     """The settings in a YAML or JSON file, a picture or a video; None without a path.
 
     Raises UsageError where there are none, and InputError for a file that cannot be read.
@@ -35,4 +45,11 @@ def recorded_layer(path: Path | None) -> Layer | None:
     inner = values.get("settings", values)
     if not isinstance(inner, dict):
         raise UsageError(f"{path}: settings: expected keys with values, found {inner}; correct the file")
-    return Layer(str(path), inner)
+    return Record(Layer(str(path), inner), _styles(values, path) if "settings" in values else ())
+
+
+def _styles(values: dict[str, Any], path: Path) -> tuple[tuple[Path, float], ...]:
+    try:
+        return tuple((Path(entry["file"]), float(entry["weight"])) for entry in values.get("styles", []))
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{path}: styles: expected a list of file and weight, found {values['styles']}; correct the file") from None

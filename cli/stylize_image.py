@@ -8,48 +8,39 @@ from typing import Any
 
 import typer
 
+from hicast.config.stylize import StylizeSettings, resolve_stylize
+from hicast.errors import UsageError
 from hicast.io.files import IMAGES, PlannedOutput
 from hicast.io.images import Picture, load_picture, save_picture, to_pixels, to_tensor
 
 from . import options
-from .batch import Batch, name_of, read_request
+from .batch import Batch, read_request
 from .console import OnProgress
-from .recorded import recorded_layer
+from .recorded import read_record
+from .shared import LOOK, RUN, VOICE, takes
+from .sheet import paint_sheet
+from .words import sweeps_of
 
 COMMAND = "stylize-image"
 
 
+@takes(LOOK, RUN, VOICE)
 def stylize_image(
     ctx: typer.Context,
     inputs: options.Inputs,
-    style: options.Style,
+    style: options.Style = None,
     output: options.Output = None,
-    preset: options.Preset = None,
-    style_scale: options.StyleScale = None,
-    content_scale: options.ContentScale = None,
-    size: options.Size = None,
-    keep_size: options.KeepSize = None,
-    steps: options.Steps = None,
-    scheduler: options.Scheduler = None,
-    seed: options.Seed = None,
-    from_settings: options.FromSettings = None,
-    set_words: options.Set = None,
-    overwrite: options.Overwrite = False,
-    skip_existing: options.SkipExisting = False,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    tile: options.Tile = None,
-    max_megapixels: options.MaxMegapixels = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    sweep: options.Sweep = None,
+    **shared: Any,
 ) -> None:
     """Paint pictures in the style of one or several paintings."""
-    console = options.open_console(ctx, as_json, quiet, verbose)
-    request = read_request(ctx, COMMAND, IMAGES, recorded_layer(from_settings))
+    console = options.open_console(ctx, shared["as_json"], shared["quiet"], shared["verbose"])
+    record = read_record(shared["from_settings"])
+    if not style and not (record and record.styles):
+        raise UsageError("--style: expected a painting, found none; name one, or --from-settings with a result, which knows its own")
+    request = read_request(ctx, COMMAND, IMAGES, record, sweeps=sweeps_of(sweep or []))
     console.results_to_stderr = any(item.target is None for item in request.plan)
-    batch = PictureBatch(console, request, overwrite, skip_existing)
+    batch = PictureBatch(console, request, shared["overwrite"], shared["skip_existing"], shared["save_settings"])
     batch.run(request.plan)
     console.document(batch.report())
     if batch.failed:
@@ -66,33 +57,34 @@ class PictureBatch(Batch):
         return load_picture(item.source or sys.stdin.buffer, self.settings.max_megapixels)
 
     def stylize(self, item: PlannedOutput, content: Picture, label: str) -> None:
-        """Stylize and write one picture."""
+        """Stylize and write one picture, or a sheet of it."""
         start = perf_counter()
+        guides = {"controls": self.guides.controls(item, content.pixels.shape[:2]), "regions": self.guides.regions(item, content.pixels.shape[:2])}
         with self.console.progress(label) as on_progress:
-            result = self._paint(content, on_progress)
+            result = (self._sheet if self.request.sweeps else self._paint)(content, guides, on_progress)
         self.console.detail(f"{label}: {perf_counter() - start:.2f} s")
         save_picture(result, item.target or sys.stdout.buffer, settings=self.record(), overwrite=self.overwrite)
-        self.results.append({"input": name_of(item.source), "output": name_of(item.target)})
-        self.console.result(str(item.target))
+        self.done(item)
 
-    def _paint(self, picture: Picture, on_progress: OnProgress) -> Picture:
+    def record(self) -> dict[str, Any]:
+        """As of every result; a sheet also tells what it shows."""
+        return super().record() | ({"sweep": dict(self.request.sweeps)} if self.request.sweeps else {})
+
+    def _paint(self, picture: Picture, guides: dict[str, Any], on_progress: OnProgress) -> Picture:
         """The stylized picture, with the alpha of its source."""
-        settings = self.settings
-        image = self.pipeline.stylize_image(
-            to_tensor(picture.pixels),
-            self.code,
-            style_scale=settings.style_scale,
-            content_scale=settings.content_scale,
-            steps=settings.steps,
-            scheduler=settings.scheduler,
-            seed=settings.seed,
-            size=settings.size,
-            keep_size=settings.keep_size,
-            tile=settings.tile,
-            on_progress=on_progress,
-        )
+        image = self.pipeline.stylize_image(to_tensor(picture.pixels), self.code, **self.look(), **guides, on_progress=on_progress)
         pixels = to_pixels(image)
         return Picture(pixels, _fit_alpha(picture, pixels.shape[:2]))
+
+    def _sheet(self, picture: Picture, guides: dict[str, Any], on_progress: OnProgress) -> Picture:
+        """A sheet of the picture in all looks that are swept."""
+        settings, pipeline = self.settings, self.pipeline
+        scene = pipeline.prepare(to_tensor(picture.pixels), self.code, size=settings.size, tile=settings.tile, **guides)
+
+        def settings_of(*values: Any) -> StylizeSettings:
+            return resolve_stylize(self.request.cell(*values), pipeline.defaults)
+
+        return Picture(paint_sheet(pipeline, scene, self.request.sweeps, settings_of, on_progress))
 
 
 def _fit_alpha(picture: Picture, size: tuple[int, int]) -> Any:

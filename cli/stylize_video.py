@@ -20,12 +20,12 @@ from hicast.io.film import Film, make_film
 from hicast.io.images import to_pixels, to_tensor
 from hicast.io.metadata import settings_comment
 from hicast.io.video_codecs import STREAM_SUFFIX, pick_codec
-from hicast.io.video_info import VideoInfo
 from hicast.io.video_read import Span, VideoReader
 
 from . import options
 from .batch import Batch, name_of, read_request
-from .recorded import recorded_layer
+from .recorded import read_record
+from .shared import LOOK, RUN, VOICE, takes
 from .spool import spooled
 
 if TYPE_CHECKING:
@@ -46,19 +46,12 @@ class Choices:
     resume: bool
 
 
+@takes(LOOK, RUN, VOICE)
 def stylize_video(
     ctx: typer.Context,
     inputs: options.Videos,
     style: options.Style = None,
     output: options.VideoOutput = None,
-    preset: options.Preset = None,
-    style_scale: options.StyleScale = None,
-    content_scale: options.ContentScale = None,
-    size: options.Size = None,
-    keep_size: options.KeepSize = None,
-    steps: options.Steps = None,
-    scheduler: options.Scheduler = None,
-    seed: options.Seed = None,
     start: options.Start = None,
     end: options.End = None,
     preview: options.Preview = None,
@@ -69,26 +62,16 @@ def stylize_video(
     no_audio: options.NoAudio = False,
     passthrough: options.Passthrough = False,
     no_resume: options.NoResume = False,
-    from_settings: options.FromSettings = None,
-    set_words: options.Set = None,
-    overwrite: options.Overwrite = False,
-    skip_existing: options.SkipExisting = False,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    tile: options.Tile = None,
-    max_megapixels: options.MaxMegapixels = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    **shared: Any,
 ) -> None:
     """Paint videos in the style of one or several paintings, with their sound; stopped work goes on."""
-    console = options.open_console(ctx, as_json, quiet, verbose)
-    if not style and not passthrough:
+    console = options.open_console(ctx, shared["as_json"], shared["quiet"], shared["verbose"])
+    record = read_record(shared["from_settings"])
+    if not style and not passthrough and not (record and record.styles):
         raise UsageError("--style: expected a painting, found none; name one, or add --passthrough")
     choices = Choices(_span(start, end, preview), codec, crf, not no_audio, passthrough, not no_resume)
     cut = {key: value for key, value in (("window", window), ("overlap", overlap)) if value is not None}
-    request = read_request(ctx, COMMAND, VIDEOS, recorded_layer(from_settings), {"video": cut} if cut else None)
+    request = read_request(ctx, COMMAND, VIDEOS, record, {"video": cut} if cut else None)
     video = request.settings.video
     if video.overlap >= video.window:
         raise UsageError(f"video.overlap: expected less than the window of {video.window} frames, found {video.overlap}; set --overlap too")
@@ -96,7 +79,7 @@ def stylize_video(
         pick_codec(item.target.suffix.lower() if item.target else STREAM_SUFFIX, codec, crf)
     console.results_to_stderr = any(item.target is None for item in request.plan)
     with ExitStack() as stack:
-        batch = VideoBatch(console, request, overwrite, skip_existing, choices=choices, stack=stack)
+        batch = VideoBatch(console, request, shared["overwrite"], shared["skip_existing"], shared["save_settings"], choices=choices, stack=stack)
         batch.run(request.plan)
     console.document(batch.report())
     if batch.failed:
@@ -133,14 +116,12 @@ class VideoBatch(Batch):
         self.console.info(f"{label}: {_described(content)}")
         if item.target:
             self.console.interrupt_advice = f"the same command goes on with {item.target} after the last frames that are finished"
-        paint = None if self.choices.passthrough else self._painter(content.info)
+        paint = None if self.choices.passthrough else self._painter(item, content)
         with self.console.film(label, film.step) as on_progress:
             outcome = make_film(film, paint, resume=self.choices.resume, overwrite=self.overwrite, on_progress=on_progress,
                                 on_note=lambda text: self.console.info(self._named(item, text)))  # fmt: skip
         self.console.detail(f"{label}: {outcome.frames} frames in {perf_counter() - begun:.2f} s")
-        names = {"input": name_of(item.source), "output": name_of(item.target)}
-        self.results.append({**names, "frames": outcome.frames, "resumed": outcome.resumed})
-        self.console.result(str(item.target))
+        self.done(item, frames=outcome.frames, resumed=outcome.resumed)
         if outcome.lost:
             raise InputError(f"{name_of(item.source)}: expected a whole video, {outcome.lost}; the result holds what could be decoded")
 
@@ -177,26 +158,29 @@ class VideoBatch(Batch):
         folder = resolve_model(self.settings.model)
         files = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
         model = {name: [status.st_size, status.st_mtime_ns] for name, status in files.items()}
-        return {"hicast": self.request.header["hicast"], "styles": styles, "weights": hashlib.sha256(repr(model).encode()).hexdigest(),
+        look = {"hicast": self.request.header["hicast"], "styles": styles, "weights": hashlib.sha256(repr(model).encode()).hexdigest(),
                 "settings": self.record()["settings"]}  # fmt: skip
+        return look | ({"maps and masks": guides} if (guides := self._guiding_files()) else {})
 
-    def _painter(self, info: VideoInfo) -> Any:
+    def _guiding_files(self) -> dict[str, list[int]]:
+        """Sizes and times of all files that guide the painting."""
+        settings = self.settings
+        places = [*settings.controls.values(), *settings.adapter_folders.values()]
+        places += [place for region in settings.regions for place in (region.where, region.style) if place and Path(place).exists()]
+        files = {file for place in map(Path, places) for file in (place.rglob("*") if place.is_dir() else [place]) if file.is_file()}
+        return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)}
+
+    def _painter(self, item: PlannedOutput, content: VideoReader) -> Any:
         """The pipeline as a painter of pixels."""
-        settings, deep = self.settings, info.depth > 8
+        info, video, guides = content.info, self.settings.video, self.guides
 
         def paint(frames: Iterator[np.ndarray], first: int, lead: int) -> Iterator[np.ndarray]:
-            video = settings.video
             painted = self.pipeline.stylize_video(
                 (to_tensor(pixels) for pixels in frames),
                 self.code,
-                style_scale=settings.style_scale,
-                content_scale=settings.content_scale,
-                steps=settings.steps,
-                scheduler=settings.scheduler,
-                seed=settings.seed,
-                size=settings.size,
-                keep_size=settings.keep_size,
-                tile=settings.tile,
+                **self.look(),
+                controls=guides.clip_controls(item, content, first),
+                regions=guides.clip_regions(item, content, first),
                 window=video.window,
                 overlap=video.overlap if self.pipeline.looks_back else 0,
                 shared_noise=video.shared_noise,
@@ -204,6 +188,7 @@ class VideoBatch(Batch):
                 lead=lead,
                 pixel_aspect=float(info.pixel_aspect),
             )
+            deep = info.depth > 8
             return (to_pixels(image, deep) for image in painted)
 
         return paint

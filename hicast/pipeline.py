@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,13 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin, T2IAdapter
 from torch import Tensor
 
-from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, guide_stacked, plan_guidance
-from hicast.diffusion.noise import film_noise
-from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
-from hicast.diffusion.windows import cut_windows
-from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
+from hicast.config.adapters import AdapterUse
+from hicast.diffusion.sampling import draw_noise, make_scheduler
+from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.errors import ModelError
 from hicast.io.bases import ADAPTERS, INDEX_FILE, adapter_folder, find_adapters, with_bases
-from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
+from hicast.io.images import resize_image, working_size
 from hicast.io.weights import (
     CONTEXT_FILE,
     WEIGHTS_FILE,
@@ -33,20 +31,25 @@ from hicast.io.weights import (
     save_module,
     save_safetensors,
 )
-from hicast.models.adapters import AdapterSet, adapter_widths, combine
+from hicast.models.adapters import AdapterSet, adapter_widths
 from hicast.models.device import pick_device, pick_dtype
-from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.hicast_model import HiCastModel
 from hicast.models.temporal import TemporalLayers
-from hicast.models.tiling import predict_in_tiles
+from hicast.repainting.clip import ClipPainter
+from hicast.repainting.finish import finished
+from hicast.repainting.maps import Source
+from hicast.repainting.painter import OnProgress, Painter
+from hicast.repainting.scene import Look, Region, Scene
 
 FORMAT_VERSION = 1
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
 TEMPORAL = "temporal"
-MULTIPLE = 32
-AT_ONCE = 2**19
-"""Pixels of frames that a CPU's nets get together; a GPU's get eight times as many."""
 
-OnProgress = Callable[[int, int], None]
+Styles = Sequence[tuple[Tensor, float]] | StyleCode
+"""Paintings (1, 3, height, width) in [-1, 1] with their weights, or what `encode_style` has made of them."""
+
+Uses = Mapping[str, float | AdapterUse]
+"""Adapters by name with their weights, as numbers or with a share of the sampling steps."""
 
 
 class HiCastPipeline:
@@ -167,26 +170,41 @@ class HiCastPipeline:
         return blend_styles(codes)
 
     @torch.inference_mode()
-    def stylize_image(self, content: Tensor, styles: Sequence[tuple[Tensor, float]] | StyleCode, *,
-                      style_scale: float = 1.0, content_scale: float = 1.0, steps: int | None = None,
-                      scheduler: str | None = None, seed: int = 0, size: int | None = None, keep_size: bool = False,
-                      tile: int | None = None, controls: Mapping[str, Tensor] | None = None,
-                      adapters: Mapping[str, float] | None = None,
-                      on_progress: OnProgress | None = None) -> Tensor:
+    def stylize_image(self, content: Tensor, styles: Styles, *, style_scale: float = 1.0, content_scale: float = 1.0,
+                      steps: int | None = None, scheduler: str | None = None, seed: int = 0, size: int | None = None,
+                      keep_size: bool = False, tile: int | None = None, controls: Mapping[str, Source] | None = None,
+                      adapters: Uses | None = None, regions: Sequence[Region] = (), keep_outside: bool = False,
+                      preserve_color: bool = False, on_progress: OnProgress | None = None) -> Tensor:
         """Repaint `content` (1, 3, height, width) in [-1, 1] in the style of `styles`; a float32 image in [-1, 1].
 
         `style_scale` strengthens style, `content_scale` content (1 is neutral); `steps` evaluations of the `scheduler`
         start from noise of `seed`; `size` is the short side to work at, after which the result gets the content's size
         unless `keep_size`; `tile` is the side in pixels above which the work is cut. `controls` are maps (1, 3, height,
-        width) in [0, 1] by name, used with the weights in `adapters`.
+        width) in [0, 1] by name, or extractors that draw them, used with the weights in `adapters`. `regions` have a strength or a
+        style of their own, later ones over earlier ones; with `keep_outside` the photo's pixels stay where none is, with
+        `preserve_color` its colours everywhere.
         """
-        height, width = content.shape[-2:]
-        small = self._working_size((height, width), size)
+        given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
+        used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
+        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
+        scene = self.prepare(content, styles, size=size, tile=tile, controls=used, regions=regions)
+        return self.paint(scene, look, seed=seed, keep_size=keep_size, on_progress=on_progress)
+
+    @torch.inference_mode()
+    def prepare(self, content: Tensor, styles: Styles, *, size: int | None = None, tile: int | None = None,
+                controls: Mapping[str, Source] | None = None, regions: Sequence[Region] = ()) -> Scene:
+        """What painting `content` in several looks has in common, for `paint`; arguments as those of `stylize_image`."""
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
-        residuals = self._residuals(controls or {}, adapters or {}, small)
-        image = self._repaint(resize_image(content, small), code, lambda shape: draw_noise(shape, seed), seed, residuals,
-                              style_scale, content_scale, steps, scheduler, tile, on_progress)  # fmt: skip
-        return image if keep_size else resize_image(image, (height, width))
+        small = resize_image(content, self._working_size(tuple(content.shape[-2:]), size))
+        painter = self._painter
+        return painter.prepare(small, code, painter.features(small, controls or {}), regions, tile=tile, photo=content)
+
+    @torch.inference_mode()
+    def paint(self, scene: Scene, look: Look, *, seed: int = 0, keep_size: bool = False, on_progress: OnProgress | None = None) -> Tensor:
+        """Paint what `prepare` made ready; the same as `stylize_image` with these settings."""
+        image = self._painter.paint(scene, look, draw_noise(scene.latents.shape, seed), seed, on_progress)
+        image = image if keep_size else resize_image(image, tuple(scene.photo.shape[-2:]))
+        return finished(image, scene.photo, scene.masks, look)
 
     def _scheduler(self, name: str) -> SchedulerMixin:
         """The scheduler called `name`, made once: `sample` works on a copy."""
@@ -195,43 +213,40 @@ class HiCastPipeline:
         return self._schedulers[name]
 
     @property
+    def _painter(self) -> Painter:
+        """The parts as they are now, at work."""
+        return Painter(self.model, self.autoencoder, self.style_encoder, self.adapters, self.context, self._scheduler, self.device,
+                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale)  # fmt: skip
+
+    @property
     def looks_back(self) -> bool:
         """Whether a frame of a clip depends on those before it; never without temporal layers."""
         return self.temporal is not None
 
     @torch.inference_mode()
-    def stylize_video(self, frames: Iterable[Tensor], styles: Sequence[tuple[Tensor, float]] | StyleCode, *,
-                      style_scale: float = 1.0, content_scale: float = 1.0, steps: int | None = None,
-                      scheduler: str | None = None, seed: int = 0, size: int | None = None, keep_size: bool = False,
-                      tile: int | None = None, window: int = 16, overlap: int = 0, shared_noise: float = 1.0,
+    def stylize_video(self, frames: Iterable[Tensor], styles: Styles, *, style_scale: float = 1.0, content_scale: float = 1.0,
+                      steps: int | None = None, scheduler: str | None = None, seed: int = 0, size: int | None = None,
+                      keep_size: bool = False, tile: int | None = None, controls: Mapping[str, Source | Iterable[Tensor]] | None = None,
+                      adapters: Uses | None = None, regions: Sequence[Region] = (), keep_outside: bool = False,
+                      preserve_color: bool = False, window: int = 16, overlap: int = 0, shared_noise: float = 1.0,
                       first: int = 0, lead: int = 0, pixel_aspect: float = 1.0) -> Iterator[Tensor]:
         """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
 
         Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for
-        `window`, `overlap`, `first` and `lead`; the `lead` frames are not given back. `shared_noise` in [0, 1] is the share of the noise that all frames have in
-        common. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
+        `window`, `overlap`, `first` and `lead`; the `lead` frames are not given back. Maps of `controls` and masks of `regions` may
+        also be one for each frame, beginning with that of index `first`. `shared_noise` in [0, 1] is the share of the noise that all
+        frames have in common. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
         """
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
-        whole: list[tuple[int, int]] = []
+        given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
+        used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
+        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
 
-        def shrunk() -> Iterator[Tensor]:
-            for frame in frames:
-                whole[:] = [tuple(frame.shape[-2:])]
-                height, width = whole[0]
-                yield resize_image(frame, self._working_size((height, max(round(width * pixel_aspect), 1)), size))
+        def working(whole: tuple[int, int]) -> tuple[int, int]:
+            return self._working_size((whole[0], max(round(whole[1] * pixel_aspect), 1)), size)
 
-        for part in cut_windows(shrunk(), window, overlap, first, lead):
-            height, width = part.frames[0].shape[-2:]
-            many = max((AT_ONCE if self.device.type == "cpu" else 8 * AT_ONCE) // (height * width), 1)
-            begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
-            for start in range(begin, len(part.frames), many):
-                content = torch.cat(part.frames[start : start + many])
-                numbers = range(part.first + start, part.first + start + len(content))
-                with self._as_clip(len(content)):
-                    image = self._repaint(content, code, lambda shape: film_noise(shape[1:], seed, numbers, shared_noise), seed,
-                                          None, style_scale, content_scale, steps, scheduler, tile)  # fmt: skip
-                for one in image[max(part.context - start, 0) :].split(1):
-                    yield one if keep_size else resize_image(one, whole[0])
+        clip = ClipPainter(self._painter, look, code, tuple(regions), seed, shared_noise, keep_size, self.looks_back, self._as_clip, working)
+        yield from clip.paint(clip.shots(frames, used), window, overlap, first, lead)
 
     @contextmanager
     def _as_clip(self, frames: int) -> Iterator[None]:
@@ -246,43 +261,7 @@ class HiCastPipeline:
         finally:
             self.temporal.eject()
 
-    def _repaint(self, content: Tensor, code: StyleCode, noise: Callable[[Sequence[int]], Tensor], seed: int,
-                 residuals: tuple[Tensor, ...] | None, style_scale: float, content_scale: float, steps: int | None,
-                 scheduler: str | None, tile: int | None, on_progress: OnProgress | None = None) -> Tensor:
-        """`content` (batch, 3, height, width) at its working size, repainted from the `noise` of the latents' shape."""
-        padded, small = pad_to_multiple(content, MULTIPLE)
-        codec = LatentCodec(self.autoencoder, **({"tile": tile // 8} if tile else {}))
-        latents = codec.encode(padded.to(self.device)).float()
-        denoise = self._denoiser(latents, code, style_scale, content_scale, residuals, tile or self.index["tile"])
-        result = sample(denoise, self.noise_scale * noise(latents.shape).to(self.device), self._scheduler(scheduler or "ddim"),
-                        steps or self.defaults.get("steps", 20), torch.Generator().manual_seed(seed), on_progress)  # fmt: skip
-        return crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
-
     def _working_size(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
         """Size (height, width) to work at: as told, else the picture's own within the model's range."""
         least, largest = self.index["side_range"]
         return working_size(size, short_side or min(max(min(size), least), largest), 8)
-
-    def _residuals(self, controls: Mapping[str, Tensor], weights: Mapping[str, float],
-                   size: tuple[int, int]) -> tuple[Tensor, ...] | None:
-        maps = {}
-        for name, control in controls.items():
-            fitted = resize_image(control * 2 - 1, size) / 2 + 0.5
-            maps[name] = pad_to_multiple(fitted, MULTIPLE)[0].to(self.device)
-        features = self.adapters.features({name: maps[name] for name in maps if weights.get(name)})
-        return combine(features, weights)
-
-    def _denoiser(self, latents: Tensor, code: StyleCode, style_scale: float, content_scale: float,
-                  residuals: tuple[Tensor, ...] | None, tile: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """The guided net as a function of latents and timestep alone, cut into tiles above `tile` pixels."""
-        plan = plan_guidance(style_scale, content_scale, embedded=self.model.has_embedded_scale)
-        context = None if self.context is None else self.context.to(self.device)
-        full = Conditions.of(latents, code, context, residuals, plan.embedded_scale)
-        branches = {FULL: full, NO_STYLE: full.without_style(self.style_encoder.null(1)), NO_CONTENT: full.without_content()}
-        chosen = [branches[name] for name in plan.coefficients]
-        conditions = chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
-
-        def stacked(batch: Tensor, timestep: Tensor) -> Tensor:
-            return predict_in_tiles(self.model, batch, timestep, conditions, tile // 8)
-
-        return guide_stacked(stacked, plan)

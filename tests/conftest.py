@@ -5,6 +5,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -23,6 +24,45 @@ def workplace(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "work"
     monkeypatch.chdir(_filled(folder))
     return folder
+
+
+TINY_UNET = {
+    "in_channels": 12, "out_channels": 8, "layers_per_block": 1, "attention_head_dim": 4, "cross_attention_dim": 16,
+    "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
+    "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_pipeline() -> Callable[..., Any]:
+    """A function that makes a pipeline of tiny random nets, with adapters of the names given and further keys of its index."""
+    return _tiny_pipeline
+
+
+def _tiny_pipeline(*adapters: str, levels: int = 3, **index: Any) -> Any:
+    import torch
+    from diffusers import T2IAdapter
+
+    from hicast.config.presets import load_preset
+    from hicast.encoders.autoencoder import ResidualAutoencoder
+    from hicast.encoders.style import StyleEncoder
+    from hicast.models.hicast_model import HiCastModel
+    from hicast.models.unet import ContentProjection, build_unet
+    from hicast.pipeline import HiCastPipeline
+
+    torch.manual_seed(0)
+    widths = [32] * levels
+    blocks = {
+        "block_out_channels": widths, "only_cross_attention": [True] * (levels - 1) + [False],
+        "down_block_types": ["CrossAttnDownBlock2D"] * (levels - 1) + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * (levels - 1),
+    }  # fmt: skip
+    model = HiCastModel(build_unet({**TINY_UNET, **blocks}), ContentProjection(8, 4, 128), content_skip=True)
+    nets = {name: T2IAdapter(channels=widths, num_res_blocks=1, adapter_type="light_adapter") for name in adapters}
+    made = HiCastPipeline(model, ResidualAutoencoder(8, (4, 8, 8)), StyleEncoder("caffe", 8, 6.0),
+                          load_preset("compact", "models")["scheduler"], index={"defaults": {"steps": 1}, **index}, adapters=nets)  # fmt: skip
+    made.autoencoder.fit_linear(torch.randn(4000, 192))
+    return made.to("cpu", "float32")
 
 
 def clip_pixels(number: int, size: tuple[int, int] = (48, 64), alpha: bool = False) -> np.ndarray:
@@ -94,6 +134,10 @@ def _filled(folder: Path) -> Path:
     names = ("photo.jpg", "painting.jpg", "other.jpg", "photos/first.png", "photos/second.jpg", "paintings/red.png")
     for seed, name in enumerate(names):
         _blocks(seed).save(folder / name)
+    Image.linear_gradient("L").resize((96, 64)).save(folder / "mask.png")
+    (folder / "maps").mkdir()
+    for name in ("first.png", "second.png"):
+        Image.linear_gradient("L").resize((96, 64)).save(folder / "maps" / name)
     for name in ("clip.mp4", "clips/first.mp4", "clips/second.mp4"):
         _write_clip(folder / name)
     return folder

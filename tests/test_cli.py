@@ -16,7 +16,7 @@ from PIL import Image
 from hicast import __version__
 from hicast.cli import main
 from hicast.cli.failures import explain
-from hicast.cli.options import weighted_file
+from hicast.cli.words import weighted_file
 from hicast.errors import ModelError, UsageError
 from hicast.io.images import load_picture
 
@@ -134,7 +134,8 @@ def test_flags_reach_the_engine_and_defaults_come_from_the_model(capsys):
     _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--seed", "5", "--scheduler", "ddim", "--tile", "128", "--size", "32")
     expected = {
         "style_scale": 1.0, "content_scale": 1.0, "steps": 7, "scheduler": "ddim", "seed": 5, "size": 32,
-        "keep_size": False, "tile": 128, "shape": (1, 3, 16, 24), "weights": [1.0],
+        "keep_size": False, "tile": 128, "shape": (1, 3, 16, 24), "weights": [1.0], "keep_outside": False, "preserve_color": False,
+        "adapters": {}, "controls": {}, "regions": [],
     }  # fmt: skip
     assert FakePipeline.calls == [expected]
 
@@ -184,10 +185,9 @@ def test_all_wrong_settings_in_one_line(capsys):
         (("--style", "red.png=0"), 2, "at least one weight above 0"),
         (("--style", "red.png=-1"), 2, "a weight of at least 0, found -1"),
         (("--style", "gone.png"), 1, "gone.png: expected a picture, found no such file"),
-        (("--style", "red.png", "--set", "adapters.edge=1"), 2, "this version has no adapters"),
         (("--style", "red.png", "-o", "photo.png"), 2, "found photo.png"),
         (("--style", "red.png", "-o", "result.gif"), 2, "expected --output to end in"),
-        ((), 2, "Missing option '--style'; see --help"),
+        ((), 2, "hicast: --style: expected a painting, found none; name one, or --from-settings with a result"),
     ],
 )
 def test_mistakes_cost_one_line_and_no_model(words, code, text, capsys):
@@ -343,8 +343,10 @@ def test_presets_copy_and_show(capsys, folder):
 
 def test_presets_list(capsys):
     code, out, err = _run(capsys, "presets", "list")
-    assert code == 0 and err == "" and [line.split()[0] for line in out.splitlines()[1:]] == ["balanced", "bold", "draft", "gentle", "portrait"]
-    assert [entry["name"] for entry in json.loads(_run(capsys, "presets", "list", "--json")[1])][0] == "balanced"
+    assert code == 0 and err == "" and [line.split()[0] for line in out.splitlines()[1:]] == [
+        "architecture", "balanced", "bold", "draft", "gentle", "landscape", "portrait", "published-image", "published-video", "sketch"
+    ]
+    assert [entry["name"] for entry in json.loads(_run(capsys, "presets", "list", "--json")[1])][1] == "balanced"
 
 
 def test_shell_completion_is_offered(folder):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from hicast.config.adapters import AdapterUse
 from hicast.config.layers import Layer, combine, command_layer, config_folder, merge, parse_set, parse_yaml, read_yaml
 from hicast.config.problems import problems_of, validate
-from hicast.config.stylize import StylizeSettings, refuse_unavailable, resolve_stylize, stylize_layers
+from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
 from hicast.errors import SettingsError, UsageError
 
 
@@ -78,7 +79,7 @@ def test_all_problems_of_a_layer_come_together():
     values = {"style_scal": 1, "steps": 0, "device": "gpu", "adapters": {"egde": 1, "depth": -1}, "video": {"windw": 2}, "seed": 1.5}
     assert problems_of(values, StylizeSettings, "here") == [
         "here: adapters.egde: expected a known key, found egde; did you mean edge? known: edge, depth, seg",
-        "here: adapters.depth: expected a number at least 0, found -1",
+        "here: adapters.depth: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share of the steps, found -1",
         "here: steps: expected a whole number from 1 to 100 or null, found 0",
         "here: video.windw: expected a known key, found windw; did you mean window? known: window, overlap, shared_noise",
         "here: seed: expected a whole number from 0 to 4294967295, found 1.5",
@@ -153,11 +154,59 @@ def test_settings_file_refuses_stray_keys():
     assert third == "hicast.yaml: stylize-image: expected keys with values, found 3"
 
 
-@pytest.mark.parametrize("values, word", [({"adapters": {"edge": 0.5}}, "edge"), ({"preserve_color": True}, "preserve_color")])
-def test_what_cannot_be_done_yet_is_refused(values, word):
-    with pytest.raises(UsageError, match=word):
-        refuse_unavailable(validate(values, StylizeSettings, "here"))
+@pytest.mark.parametrize(
+    "value, use, written",
+    [(0.8, AdapterUse(0.8), 0.8), (2, AdapterUse(2), 2.0), ("0.8", AdapterUse(0.8), 0.8), (".5@0-0.6", AdapterUse(0.5, 0, 0.6), "0.5@0-0.6"),
+     ("1@0-1", AdapterUse(1), 1.0), ("1e-1@0.25-1", AdapterUse(0.1, 0.25, 1), "0.1@0.25-1")],
+)  # fmt: skip
+def test_weights_of_adapters_and_back(value, use, written):
+    settings = validate({"adapters": {"edge": value}}, StylizeSettings, "here")
+    assert settings.adapters == {"edge": use} and settings.model_dump(mode="json")["adapters"] == {"edge": written}
+    assert validate({"adapters": {"edge": written}}, StylizeSettings, "here").adapters == {"edge": use}
 
 
-def test_adapters_of_weight_0_are_fine():
-    refuse_unavailable(validate({"adapters": {"edge": 0}}, StylizeSettings, "here"))
+@pytest.mark.parametrize("value", ["-1", -0.5, "x", "", True, None, float("nan"), float("inf"), "0,5", "0.8@", "0.8@0", [1]])
+def test_what_is_no_weight(value):
+    with pytest.raises(SettingsError, match="^here: adapters.edge: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share"):
+        validate({"adapters": {"edge": value}}, StylizeSettings, "here")
+
+
+@pytest.mark.parametrize("share", ["0.6-0.2", "0.5-0.5", "0-1.5"])
+def test_what_is_no_share_of_the_steps(share):
+    with pytest.raises(SettingsError, match=f"expected a share of the steps that rises from 0 to 1, such as 0-0.6, found {share}"):
+        validate({"adapters": {"edge": f"1@{share}"}}, StylizeSettings, "here")
+
+
+def test_unknown_controls_are_answered_with_all():
+    with pytest.raises(SettingsError, match="adapters.edg: expected a known key, found edg; did you mean edge\\? known: edge, depth, seg"):
+        validate({"adapters": {"edg": 1}}, StylizeSettings, "here")
+
+
+def test_a_folder_for_an_adapter_is_told_from_a_weight(tmp_path):
+    (tmp_path / "work" / "1").mkdir()
+    words = parse_set(["adapters.edge=runs/edge", "adapters.depth=0.5@0-0.6", "adapters.seg=2", "adapters.edge=../deep/edge"])
+    settings = resolve_stylize(stylize_layers("stylize-image", words=words)[1])
+    assert settings.adapter_folders == {"edge": "../deep/edge"} and settings.adapters == {"depth": AdapterUse(0.5, 0, 0.6), "seg": AdapterUse(2)}
+    with pytest.raises(SettingsError, match="--set: adapters.edge: expected a weight of at least 0"):
+        resolve_stylize(stylize_layers("stylize-image", words={"adapters": {"edge": "0,5"}})[1])
+    assert resolve_stylize(stylize_layers("stylize-image", words={"adapters": {"edge": "1"}})[1]).adapter_folders == {"edge": "1"}
+
+
+def test_a_record_stands_for_a_whole_run(tmp_path):
+    _write(Path("hicast.yaml"), "stylize-image: {adapters: {edge: 1}, video: {window: 8}}")
+    record = Layer("old.png", {"adapters": {"depth": 0.5}, "video": {"overlap": 2}})
+    _, layers = stylize_layers("stylize-image", record=record, flags={"adapters": {"seg": 0.25}})
+    settings = resolve_stylize(layers)
+    assert settings.adapters == {"depth": AdapterUse(0.5), "seg": AdapterUse(0.25)}
+    assert (settings.video.window, settings.video.overlap) == (8, 2) and asked_adapters(layers) == {"depth", "seg"}
+
+
+def test_a_preset_does_not_ask_for_its_adapters():
+    Path("mine.yaml").write_text("adapters: {edge: 1}")
+    _, layers = stylize_layers("stylize-image", "mine.yaml")
+    assert resolve_stylize(layers).adapters == {"edge": AdapterUse(1)} and asked_adapters(layers) == set()
+
+
+def test_a_region_says_something():
+    with pytest.raises(SettingsError, match="regions.0: expected style_scale or style, found neither; give the region one"):
+        validate({"regions": [{"where": "mask.png"}]}, StylizeSettings, "here")

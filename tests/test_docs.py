@@ -67,7 +67,9 @@ def stand_ins(workplace, monkeypatch) -> None:
     """In place of the nets: a pipeline that returns its content, and a training run that is over at once."""
     pipeline = SimpleNamespace(
         defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content,
-        looks_back=False, stylize_video=lambda frames, styles, **settings: frames,
+        adapters=SimpleNamespace(names=("edge", "depth", "seg")), about={}, device="cpu", dtype="float32",
+        prepare=lambda content, styles, **settings: SimpleNamespace(content=content, features={}),
+        paint=lambda scene, look, **settings: scene.content, looks_back=False, stylize_video=lambda frames, styles, **settings: frames,
     )  # fmt: skip
     module = ModuleType("hicast.pipeline")
     module.HiCastPipeline = SimpleNamespace(from_pretrained=lambda name, **settings: pipeline)
@@ -106,7 +108,7 @@ def test_options_in_the_readme_exist(capsys):
 
 
 def test_the_table_of_presets_is_that_of_the_package():
-    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", README, flags=re.MULTILINE)
     assert {name: float(scale) for name, scale in rows} == {name: load_style_preset(name)["style_scale"] for name in list_presets()}
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     ("errors",), ("config",), ("io",), ("encoders",), ("controls", "diffusion", "losses"),
-    ("models",), ("pipeline",), ("evaluation",), ("training",), ("cli",),
+    ("models",), ("repainting",), ("pipeline",), ("evaluation",), ("training",), ("cli",),
 )  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 FILES = sorted(path for folder in ("hicast", "cli") for path in (ROOT / folder).rglob("*.py"))

@@ -7,37 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import T2IAdapter
-from hicast.config.presets import load_preset
-from hicast.encoders.autoencoder import ResidualAutoencoder
-from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
+from hicast.encoders.style import StyleCode, blend_styles
 from hicast.errors import ModelError, UsageError
-from hicast.models.hicast_model import HiCastModel
-from hicast.models.unet import ContentProjection, build_unet
 from hicast.models.device import pick_dtype
 from hicast.pipeline import HiCastPipeline
 
-UNET = {
-    "in_channels": 12, "out_channels": 8, "block_out_channels": [32, 32, 32], "layers_per_block": 1,
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "only_cross_attention": [True, True, False], "attention_head_dim": 4, "cross_attention_dim": 16,
-    "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
-    "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def pipeline() -> HiCastPipeline:
-    torch.manual_seed(0)
-    model = HiCastModel(build_unet(UNET), ContentProjection(8, 4, 128), content_skip=True)
-    adapter = T2IAdapter(channels=[32, 32, 32], num_res_blocks=1, adapter_type="light_adapter")
-    made = HiCastPipeline(
-        model, ResidualAutoencoder(8, (4, 8, 8)), StyleEncoder("caffe", 8, 6.0),
-        load_preset("compact", "models")["scheduler"], index={"defaults": {"steps": 1}}, adapters={"edge": adapter},
-    )  # fmt: skip
-    made.autoencoder.fit_linear(torch.randn(4000, 192))
-    return made.to("cpu", "float32")
+def pipeline(make_pipeline) -> HiCastPipeline:
+    return make_pipeline("edge")
 
 
 @pytest.fixture(scope="module")

@@ -6,33 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hicast.config.presets import load_preset
 from hicast.diffusion.windows import cut_windows
-from hicast.encoders.autoencoder import ResidualAutoencoder
-from hicast.encoders.style import StyleCode, StyleEncoder
+from hicast.encoders.style import StyleCode
 from hicast.errors import UsageError
-from hicast.models.hicast_model import HiCastModel
 from hicast.models.temporal import TemporalLayers
-from hicast.models.unet import ContentProjection, build_unet
 from hicast.pipeline import HiCastPipeline
-
-UNET = {
-    "in_channels": 12, "out_channels": 8, "block_out_channels": [32, 32], "layers_per_block": 1,
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "only_cross_attention": [True, False], "attention_head_dim": 4, "cross_attention_dim": 16,
-    "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
-    "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
-}  # fmt: skip
-
+from hicast.repainting.scene import Region
 
 @pytest.fixture(scope="module")
-def pipeline() -> HiCastPipeline:
-    torch.manual_seed(0)
-    model = HiCastModel(build_unet(UNET), ContentProjection(8, 4, 128), content_skip=True)
-    made = HiCastPipeline(model, ResidualAutoencoder(8, (4, 8, 8)), StyleEncoder("caffe", 8, 6.0),
-                          load_preset("compact", "models")["scheduler"], index={"defaults": {"steps": 1}})  # fmt: skip
-    made.autoencoder.fit_linear(torch.randn(4000, 192))
-    return made.to("cpu", "float32")
+def pipeline(make_pipeline) -> HiCastPipeline:
+    return make_pipeline(levels=2)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +75,7 @@ def test_windows_and_batches_change_nothing(pipeline, frames, style, monkeypatch
     expected = stylized(pipeline, frames, style, window=16, shared_noise=0.3)
     for settings in ({"window": 2}, {"window": 5, "overlap": 2}, {"window": 1}):
         assert torch.allclose(stylized(pipeline, frames, style, shared_noise=0.3, **settings), expected, atol=1e-4)
-    monkeypatch.setattr("hicast.pipeline.AT_ONCE", 1)
+    monkeypatch.setattr("hicast.repainting.clip.AT_ONCE", 1)
     assert torch.allclose(stylized(pipeline, frames, style, window=16, shared_noise=0.3), expected, atol=1e-4)
 
 
@@ -151,6 +134,14 @@ def test_windows_with_temporal_layers_are_the_same_where_work_begins_later(stead
     whole = stylized(steady, frames, style, **settings)
     later = stylized(steady, frames[2:], style, first=2, lead=2, **settings)
     assert torch.equal(later, whole[4:])
+
+
+def test_regions_with_temporal_layers(steady, frames, style):
+    """Every layer of the picture is a clip of its own: a region that covers nothing, or all with the same look, changes nothing."""
+    expected = stylized(steady, frames, style, window=4, overlap=2)
+    for covered in (0.0, 1.0):
+        region = Region(torch.full((1, 1, 48, 70), covered), style_scale=1.0)
+        assert torch.allclose(stylized(steady, frames, style, window=4, overlap=2, regions=[region]), expected, atol=1e-4)
 
 
 def test_pictures_know_nothing_of_temporal_layers(pipeline, frames, style, steady):

@@ -8,10 +8,10 @@ import yaml
 
 from hicast.config.layers import Layer, combine
 from hicast.config.presets import list_presets, load_preset
-from hicast.config.stylize import PresetSettings, StylizeSettings, load_style_preset, refuse_unavailable
+from hicast.config.stylize import PresetSettings, StylizeSettings, load_style_preset
 from hicast.errors import SettingsError, UsageError
 
-SHIPPED = ("balanced", "bold", "draft", "gentle", "portrait")
+SHIPPED = ("architecture", "balanced", "bold", "draft", "gentle", "landscape", "portrait", "published-image", "published-video", "sketch")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_every_shipped_preset_loads_and_can_be_used(name):
     values = load_style_preset(name)
     description = values.pop("description")
     assert description.endswith(".") and "\n" not in description
-    refuse_unavailable(combine([Layer(name, values)], StylizeSettings))
+    assert combine([Layer(name, values)], StylizeSettings).preserve_color is False
 
 
 def test_gentle_balanced_and_bold_rise_in_style():
@@ -49,7 +49,7 @@ def test_presets_of_other_kinds_are_listed_apart():
 
 def test_every_documented_key_is_accepted(own):
     document = {
-        "description": "All keys.", "style_scale": 1, "content_scale": 1.5, "adapters": {"edge": 0.1, "depth": 0, "seg": 2},
+        "description": "All keys.", "style_scale": 1, "content_scale": 1.5, "adapters": {"edge": 0.1, "depth": 0, "seg": "2@0-0.5"},
         "extractors": {"edge": "canny"}, "steps": 4, "scheduler": "ddim", "size": 512, "preserve_color": True,
         "video": {"window": 8, "overlap": 2, "shared_noise": 0.5},
     }  # fmt: skip
@@ -90,7 +90,7 @@ def test_unknown_names_are_answered_with_the_nearest_and_all():
     with pytest.raises(UsageError) as caught:
         load_preset("blod")
     assert str(caught.value) == (
-        "expected the name of a preset or a .yaml file, found blod; did you mean bold? known: balanced, bold, draft, gentle, portrait"
+        "expected the name of a preset or a .yaml file, found blod; did you mean bold? known: " + ", ".join(SHIPPED)
     )
 
 
@@ -109,3 +109,12 @@ def test_all_problems_of_a_preset_come_together(own):
         load_style_preset("odd")
     assert len(caught.value.problems) == 3
     assert caught.value.problems[0] == "preset odd: style_scale: expected a number from 0 to 2, found 9"
+
+
+def test_the_published_scales_stand_under_our_names():
+    """Reference, sections 4 and 5: the published content_scale strengthens style, adapters have 0.1, the video script edge and depth only."""
+    image, video = (load_style_preset(name) for name in ("published-image", "published-video"))
+    assert (image["style_scale"], image["content_scale"], image["steps"], image["scheduler"], image["size"]) == (1, 1, 20, "ddim", 384)
+    assert image["adapters"] == {"edge": 0.1, "depth": 0.1, "seg": 0.1}
+    assert (video["style_scale"], video["content_scale"], video["steps"], video["size"], video["video"]["window"]) == (0.8, 1, 20, 512, 21)
+    assert video["adapters"] == {"edge": 0.1, "depth": 0.1, "seg": 0}

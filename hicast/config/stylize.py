@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hicast.config.layers import Layer, combine, command_layer
+from hicast.config.adapters import LOOKS_LIKE_WEIGHT, Use
+from hicast.config.layers import Layer, combine, command_layer, merge
 from hicast.config.presets import load_preset
 from hicast.config.problems import validate
-from hicast.errors import SettingsError, UsageError
+from hicast.errors import SettingsError
 
 DEFAULT_PRESET = "balanced"
+PRESET = "preset "
+"""How the origin of a preset's layer begins."""
+
 Control = Literal["edge", "depth", "seg"]
+
+BY_NAME = ("adapters", "controls", "extractors", "extractor_weights", "adapter_folders")
+"""Keys that hold values by name; those of a record stand for a whole run, so they replace weaker ones instead of joining them."""
 
 
 class VideoSettings(BaseModel):
@@ -33,8 +41,8 @@ class PresetSettings(BaseModel):
 
     style_scale: Annotated[float, Field(ge=0, le=2)] = 1.0
     content_scale: Annotated[float, Field(ge=0, le=3)] = 1.0
-    adapters: dict[Control, Annotated[float, Field(ge=0)]] = {}
-    """Weight of each style adapter; 0 is the same as none."""
+    adapters: dict[Control, Use] = {}
+    """Weight of each style adapter, such as 0.8, or 0.8@0-0.6 for a share of the steps; 0 is the same as none."""
     extractors: dict[Control, str] = {}
     """Which extractor makes a control's map."""
     steps: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -51,9 +59,39 @@ class StylePreset(PresetSettings):
     description: str = ""
 
 
+class RegionSettings(BaseModel):
+    """A part of the picture with a strength of style or a painting of its own.
+
+    `where` is a mask (a grey picture, a video, or a folder that mirrors the inputs) or the name of an extractor that draws one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    where: str
+    style_scale: Annotated[float, Field(ge=0, le=2)] | None = None
+    style: str | None = None
+    """File of a painting."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RegionSettings:
+        if self.style_scale is None and self.style is None:
+            raise ValueError("expected style_scale or style, found neither; give the region one")
+        return self
+
+
 class StylizeSettings(PresetSettings):
     """One run: the look and what is needed to repeat it."""
 
+    controls: dict[Control, str] = {}
+    """Own maps: a file, or a folder that mirrors the inputs."""
+    extractor_weights: dict[str, str] = {}
+    """Weights of extractors that do not ship, by the extractor's name."""
+    adapter_folders: dict[Control, str] = {}
+    """Adapters that are joined with the model: the folders of the runs that trained them."""
+    regions: list[RegionSettings] = []
+    """Later ones lie over earlier ones."""
+    keep_outside: bool = False
+    """Keep the photo's pixels where no region is."""
     model: str = "compact"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     keep_size: bool = False
@@ -83,7 +121,8 @@ def stylize_layers(
     """The preset's name and all layers of a run but the model's defaults, the weakest first.
 
     `hicast.yaml` < preset < `record` (`--from-settings`) < `words` (`--set`) < `flags`. A preset that is not asked for by
-    `preset` (the default one, or one that `hicast.yaml` names) is weaker than `hicast.yaml`.
+    `preset` (the default one, or one that `hicast.yaml` names) is weaker than `hicast.yaml`. A folder among the words for
+    `adapters` is one that `adapter_folders` wants.
     """
     own = command_layer(command, StylizeSettings)
     own_values = dict(own.values) if own else {}
@@ -91,11 +130,15 @@ def stylize_layers(
     if not isinstance(named_there, str):
         raise SettingsError([f"{own.origin}: preset: expected text, found {named_there}"])
     name = preset or named_there
-    look = Layer(f"preset {name}", _look(name))
+    look = Layer(f"{PRESET}{name}", _look(name))
     project = [Layer(own.origin, own_values)] if own else []
     below = [*project, look] if preset else [look, *project]
-    asked = [Layer("--set", words or {}), Layer("command line", flags or {})]
-    return name, [*below, *([record] if record else []), *asked]
+    asked = [Layer("--set", _folders_apart(words or {})), Layer("command line", flags or {})]
+    if record:
+        replaced = {key for key in BY_NAME if key in record.values}
+        below = [Layer(layer.origin, {key: value for key, value in layer.values.items() if key not in replaced}) for layer in below]
+        below.append(record)
+    return name, [*below, *asked]
 
 
 def resolve_stylize(layers: Sequence[Layer], model_defaults: Mapping[str, Any] | None = None) -> StylizeSettings:
@@ -103,16 +146,24 @@ def resolve_stylize(layers: Sequence[Layer], model_defaults: Mapping[str, Any] |
     return combine([Layer("model defaults", model_defaults or {}), *layers], StylizeSettings)
 
 
-def refuse_unavailable(settings: StylizeSettings) -> None:
-    """Raise UsageError for what this version accepts in presets but cannot do yet: nothing is left out in silence."""
-    wanted = [name for name, weight in settings.adapters.items() if weight > 0]
-    if wanted:
-        raise UsageError(f"adapters: expected weights of 0, found {', '.join(wanted)}; this version has no adapters, leave them out")
-    if settings.preserve_color:
-        raise UsageError("preserve_color: expected false, found true; this version cannot keep the content's colours, leave it out")
+def asked_adapters(layers: Sequence[Layer]) -> set[str]:
+    """Adapters that a user has named, and not just a preset."""
+    return {name for layer in layers if not layer.origin.startswith(PRESET) for name in layer.values.get("adapters", {})}
+
+
+def _folders_apart(words: Mapping[str, Any]) -> dict[str, Any]:
+    """`adapters.edge=FOLDER` as a folder of `adapter_folders`; what begins like a weight and is no folder stays one."""
+    adapters = words.get("adapters")
+    if not isinstance(adapters, Mapping):
+        return dict(words)
+    folders = {name: value for name, value in adapters.items()
+               if isinstance(value, str) and (Path(value).is_dir() or not LOOKS_LIKE_WEIGHT.match(value))}  # fmt: skip
+    if not folders:
+        return dict(words)
+    weights = {name: value for name, value in adapters.items() if name not in folders}
+    return merge({**words, "adapters": weights}, {"adapter_folders": folders})
 
 
 def _look(name: str) -> dict[str, Any]:
     """A preset's keys as a layer, unchecked: `combine` reports its problems together with all others."""
     return {key: value for key, value in load_preset(name).items() if key != "description"}
-

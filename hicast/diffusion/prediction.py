@@ -41,6 +41,16 @@ def regression_target(scheduler: SchedulerMixin, clean: Tensor, noise: Tensor, t
     return noise if kind == "epsilon" else signal * noise - strength * clean
 
 
+def prediction_for(scheduler: SchedulerMixin, clean: Tensor, noisy: Tensor, timestep: int) -> Tensor:
+    """The prediction at `timestep` that stands for the `clean` latents where they are `noisy` now: what `clean_estimate` undoes.
+
+    Raises ModelError for an unknown prediction type.
+    """
+    signal, strength = _shares(scheduler, timestep)
+    noise = (noisy - signal * clean) / max(strength, SMALLEST_SIGNAL)
+    return regression_target(scheduler, clean, noise, timestep)
+
+
 def prediction_kind(scheduler: SchedulerMixin) -> str:
     """What the net of `scheduler` predicts: one of `KINDS`; raises ModelError for anything else."""
     kind = scheduler.config.prediction_type

@@ -77,6 +77,11 @@ def sample(
     return latents
 
 
+def timesteps_of(scheduler: SchedulerMixin, steps: int) -> list[float]:
+    """The timesteps at which `sample` calls the net, in their order; raises UsageError as it does."""
+    return [float(timestep) for timestep in _set_steps(copy.deepcopy(scheduler), steps, torch.device("cpu"))]
+
+
 def clean_estimate(prediction: Tensor, noisy: Tensor, timestep: int, scheduler: SchedulerMixin) -> Tensor:
     """Clean latents that a `prediction` for the latents `noisy` at `timestep` amounts to, by the scheduler's kind of prediction.
 

@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hicast.errors import InputError, OutputError, UsageError
@@ -59,10 +59,14 @@ NUMBERED = re.compile(r"[^%]*%0?\d*d[^%]*")
 
 @dataclass(frozen=True)
 class PlannedOutput:
-    """One input to read and the place of its result; None stands for standard input and output."""
+    """One input to read and the place of its result; None stands for standard input and output.
+
+    `within` is the input's path below the folder that was given, or its name: where things that mirror the inputs lie.
+    """
 
     source: Path | None
     target: Path | None
+    within: Path = field(default=Path("stdin"), compare=False)
 
 
 def is_numbered(path: Path) -> bool:
@@ -122,7 +126,7 @@ def plan_outputs(
             target = None if str(output) == STANDARD_STREAM else Path(output)
         else:
             target = name.with_stem(f"{name.stem}{ending}") if source else None
-        planned.append(PlannedOutput(source, target))
+        planned.append(PlannedOutput(source, target, Path(source.name) if source else Path("stdin")))
     _check_plan(planned, protected)
     return planned
 
@@ -165,7 +169,8 @@ def _plan_folder(folder: Path, root: Path, kind: FileKind) -> list[PlannedOutput
     if not paths:
         expected = f"expected {kind.noun} ({', '.join(kind.readable)})"
         raise InputError(f"{folder}: {expected}, found none; choose another folder")
-    return [PlannedOutput(path, root / path.relative_to(folder).parent / _result_name(path, kind)) for path in paths]
+    within = {path: path.relative_to(folder) for path in paths}
+    return [PlannedOutput(path, root / within[path].parent / _result_name(path, kind), within[path]) for path in paths]
 
 
 def _check_plan(planned: list[PlannedOutput], protected: Iterable[Path]) -> None:

@@ -76,7 +76,8 @@ def combine(
 ) -> Residuals | None:
     """Sum over adapters of weight times features, one residual per level; None when no weight is left.
 
-    An adapter of weight 0, or without weight, is skipped, so that it changes no bit of the result. `masks` (batch, 1,
+    An adapter of weight 0, or without weight, is skipped, so that it changes no bit of the result; nor does their order, as they
+    are added by name. `masks` (batch, 1,
     height, width) in [0, 1], of any size, say where in the picture an adapter acts. Raises UsageError for a weight
     whose adapter has no features.
     """
@@ -86,7 +87,7 @@ def combine(
         known = ", ".join(features) or "none"
         raise UsageError(f"adapter weights: expected some of {known}, found {', '.join(missing)}")
     total = None
-    for name, weight in active.items():
+    for name, weight in sorted(active.items()):
         mask = None if masks is None else masks.get(name)
         scaled = [weight * _masked(feature, mask) for feature in features[name]]
         total = scaled if total is None else [a + b for a, b in zip(total, scaled, strict=True)]

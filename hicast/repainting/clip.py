@@ -1,0 +1,101 @@
+"""The frames of a clip, painted one window at a time: their noise, their maps, and what of them is given back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hicast.diffusion.noise import film_noise
+from hicast.diffusion.windows import Window, cut_windows
+from hicast.encoders.style import StyleCode
+from hicast.io.images import resize_image
+from hicast.models.adapters import Residuals
+from hicast.repainting.finish import finished
+from hicast.repainting.maps import Source, fit_mask, in_step
+from hicast.repainting.painter import Painter
+from hicast.repainting.scene import Look, Region, Scene
+
+AT_ONCE = 2**19
+"""Pixels of frames that a CPU's nets get together; a GPU's get eight times as many."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame at its working size, the `size` (height, width) that it came with, and what is computed of it once.
+
+    `photo` is the frame as it came, where its pixels are needed at the end.
+    """
+
+    frame: Tensor
+    size: tuple[int, int]
+    features: Mapping[str, Residuals]
+    masks: tuple[Tensor, ...]
+    photo: Tensor | None
+
+
+@dataclass(frozen=True)
+class ClipPainter:
+    """Paints the windows of a clip with `painter`, in one look and style.
+
+    `as_clip(frames)` is the context in which the net takes so many rows of a batch for one clip; `looks_back` says whether frames
+    depend on each other there. `working_size` gives the size to work at for a frame's.
+    """
+
+    painter: Painter
+    look: Look
+    code: StyleCode
+    regions: tuple[Region, ...]
+    seed: int
+    shared_noise: float
+    keep_size: bool
+    looks_back: bool
+    as_clip: Callable[[int], AbstractContextManager[None]]
+    working_size: Callable[[tuple[int, int]], tuple[int, int]]
+
+    def shots(self, frames: Iterable[Tensor], controls: Mapping[str, Source | Iterable[Tensor]]) -> Iterator[Shot]:
+        """Each of `frames` (1, 3, height, width) at its working size, with the features of its maps; one at a time."""
+        needs_photo = self.look.keep_outside or self.look.preserve_color
+        masks = {f"region {number}": region.mask for number, region in enumerate(self.regions, 1)}
+        sources = in_step({**controls, **masks})
+        for frame in frames:
+            now = next(sources)
+            size = tuple(frame.shape[-2:])
+            small = resize_image(frame, self.working_size(size))
+            features = self.painter.features(small, {name: now[name] for name in controls})
+            yield Shot(small, size, features, tuple(fit_mask(now[name], small) for name in masks), frame if needs_photo else None)
+
+    def paint(self, shots: Iterable[Shot], window: int, overlap: int, first: int, lead: int) -> Iterator[Tensor]:
+        """The painted frames, but those of the context; raises UsageError as `cut_windows` does."""
+        for part in cut_windows(shots, window, overlap, first, lead):
+            yield from self._window(part)
+
+    def _window(self, part: Window[Shot]) -> Iterator[Tensor]:
+        """The frames of one window, as many at a time as memory should hold; all of them where they look at each other."""
+        height, width = part.frames[0].frame.shape[-2:]
+        room = (AT_ONCE if self.painter.device.type == "cpu" else 8 * AT_ONCE) // (1 + len(self.regions))
+        many = max(room // (height * width), 1)
+        begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
+        for start in range(begin, len(part.frames), many):
+            shots = part.frames[start : start + many]
+            numbers = range(part.first + start, part.first + start + len(shots))
+            scene = self._scene(shots)
+            noise = film_noise(scene.latents.shape[1:], self.seed, numbers, self.shared_noise)
+            with self.as_clip(len(shots)):
+                images = self.painter.paint(scene, self.look, noise, self.seed).split(1)
+            for shot, image in list(zip(shots, images, strict=True))[max(part.context - start, 0) :]:
+                yield self._finished(shot, image)
+
+    def _scene(self, shots: Sequence[Shot]) -> Scene:
+        features = {name: tuple(map(torch.cat, zip(*(shot.features[name] for shot in shots), strict=True))) for name in shots[0].features}
+        masks = [torch.cat(masks) for masks in zip(*(shot.masks for shot in shots), strict=True)]
+        frames = torch.cat([shot.frame for shot in shots])
+        return self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile)
+
+    def _finished(self, shot: Shot, image: Tensor) -> Tensor:
+        """The frame as it is given back."""
+        image = image if self.keep_size else resize_image(image, shot.size)
+        return finished(image, shot.photo, shot.masks, self.look)

@@ -1,0 +1,140 @@
+"""From a scene to its painting: the net guided in every region, sampled, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, Guidance, guide_stacked, plan_guidance
+from hicast.diffusion.prediction import prediction_for
+from hicast.diffusion.regions import guide_regions, shares_of
+from hicast.diffusion.sampling import Denoise, sample, timesteps_of
+from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.style import StyleCode, StyleEncoder
+from hicast.errors import UsageError
+from hicast.io.images import crop, pad_to_multiple
+from hicast.models.adapters import AdapterSet, Residuals, combine
+from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.tiling import predict_in_tiles
+from hicast.repainting.maps import Source, fit_control, fit_mask
+from hicast.repainting.scene import Look, Region, Scene
+
+MULTIPLE = 32
+CELL = 8
+"""Pixels to a latent, along a side."""
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One look of a picture: its style, how strongly, and its share (batch, 1, h, w) of the latents."""
+
+    code: StyleCode
+    style_scale: float
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Painter:
+    """The nets of a pipeline at work. `scheduler` makes one by its name; `steps` and `tile` hold unless a look says otherwise.
+
+    `noise_scale` is the share of the noise that sampling starts from.
+    """
+
+    model: HiCastModel
+    autoencoder: nn.Module
+    style_encoder: StyleEncoder
+    adapters: AdapterSet
+    context: Tensor | None
+    scheduler: Callable[[str], SchedulerMixin]
+    device: torch.device
+    steps: int
+    tile: int
+    noise_scale: float = 1.0
+
+    def features(self, picture: Tensor, controls: Mapping[str, Source]) -> dict[str, Residuals]:
+        """Features of the adapters called as in `controls` for one `picture` (1, 3, height, width) at its working size."""
+        maps = {name: fit_control(name, source, picture, MULTIPLE).to(self.device) for name, source in controls.items()}
+        return self.adapters.features(maps)
+
+    def prepare(self, picture: Tensor, code: StyleCode, features: Mapping[str, Residuals], regions: Sequence[Region] = (),
+                masks: Sequence[Tensor] | None = None, tile: int | None = None, photo: Tensor | None = None) -> Scene:
+        """A scene of `picture` (batch, 3, height, width) at its working size; `masks` are made of the `regions` unless given."""
+        padded, size = pad_to_multiple(picture, MULTIPLE)
+        latents = self._codec(tile).encode(padded.to(self.device)).float()
+        if masks is None:
+            masks = [fit_mask(region.mask, picture) for region in regions]
+        return Scene(latents, size, code, features, tuple(masks), tuple(regions), photo)
+
+    def paint(self, scene: Scene, look: Look, noise: Tensor, seed: int, on_progress: OnProgress | None = None) -> Tensor:
+        """Pictures (batch, 3, height, width) in [-1, 1] of the working size from `noise` of the latents' shape, on the CPU."""
+        scheduler, steps = self.scheduler(look.scheduler or "ddim"), look.steps or self.steps
+        layers = self._layers(scene, look)
+        denoise = self._denoiser(scene, look, layers, scheduler, timesteps_of(scheduler, steps))
+        result = sample(denoise, self.noise_scale * noise.to(self.device), scheduler, steps, torch.Generator().manual_seed(seed), on_progress)
+        if scene.masks:
+            photo = sum((layer.share for layer in layers if layer.style_scale == 0), torch.zeros_like(layers[0].share))
+            result = torch.where(photo >= 1, scene.latents, result)
+        return crop(self._codec(look.tile).decode(result).float(), scene.size).clamp(-1, 1).cpu()
+
+    def _codec(self, tile: int | None) -> LatentCodec:
+        return LatentCodec(self.autoencoder, **({"tile": tile // CELL} if tile else {}))
+
+    def _layers(self, scene: Scene, look: Look) -> list[Layer]:
+        """The picture's own look, then that of each region; `keep_outside` leaves the former without style."""
+        if look.keep_outside and not scene.masks:
+            raise UsageError("keep_outside: expected a region, found none; give one, or leave it out")
+        if not scene.masks:
+            return [Layer(scene.code, look.style_scale, torch.ones(()))]
+        cells = [avg_pool2d(pad_to_multiple(mask, MULTIPLE)[0], CELL).to(self.device) for mask in scene.masks]
+        ground, *shares = shares_of(cells)
+        layers = [Layer(scene.code, 0.0 if look.keep_outside else look.style_scale, ground)]
+        for region, share in zip(scene.regions, shares, strict=True):
+            scale = look.style_scale if region.style_scale is None else region.style_scale
+            layers.append(Layer(region.code or scene.code, scale, share))
+        return layers
+
+    def _denoiser(self, scene: Scene, look: Look, layers: Sequence[Layer], scheduler: SchedulerMixin,
+                  timesteps: Sequence[float]) -> Denoise:  # fmt: skip
+        """The guided net as a function of latents and timestep alone; where a region has no style the photo's own latents stand."""
+        painted = [layer for layer in layers if layer.style_scale > 0 or not scene.masks]
+        plans = [plan_guidance(layer.style_scale, look.content_scale, self.model.has_embedded_scale) for layer in painted]
+        stacked = self._stacked(scene, look, painted, plans, timesteps)
+        if not scene.masks:
+            return guide_stacked(stacked, plans[0])
+
+        def photo(latents: Tensor, timestep: Tensor) -> Tensor:
+            return prediction_for(scheduler, scene.latents, latents, round(float(timestep)))
+
+        return guide_regions(stacked, plans, [layer.share for layer in painted], photo if len(painted) < len(layers) else None)
+
+    def _stacked(self, scene: Scene, look: Look, layers: Sequence[Layer], plans: Sequence[Guidance],
+                 timesteps: Sequence[float]) -> Denoise:  # fmt: skip
+        """The net on all branches of all layers as one batch, each timestep with the adapters that count in it."""
+        weights = [{name: use.at(step, len(timesteps)) for name, use in look.adapters.items()} for step in range(len(timesteps))]
+        sets = [tuple(sorted((name, weight) for name, weight in given.items() if weight)) for given in weights]
+        made = {chosen: self._conditions(scene, layers, plans, dict(chosen)) for chosen in dict.fromkeys(sets)} if layers else {}
+        by_timestep = {timestep: made.get(chosen) for timestep, chosen in zip(timesteps, sets, strict=True)}
+        tile = (look.tile or self.tile) // CELL
+
+        def stacked(batch: Tensor, timestep: Tensor) -> Tensor:
+            return predict_in_tiles(self.model, batch, timestep, by_timestep[float(timestep)], tile)
+
+        return stacked
+
+    def _conditions(self, scene: Scene, layers: Sequence[Layer], plans: Sequence[Guidance], weights: Mapping[str, float]) -> Conditions:
+        """Conditions of all branches of all layers, in the order of their plans' coefficients."""
+        context = None if self.context is None else self.context.to(self.device)
+        residuals = combine(scene.features, weights)
+        chosen = []
+        for layer, plan in zip(layers, plans, strict=True):
+            full = Conditions.of(scene.latents, layer.code, context, residuals, plan.embedded_scale)
+            branches = {FULL: full, NO_STYLE: full.without_style(self.style_encoder.null(1)), NO_CONTENT: full.without_content()}
+            chosen += [branches[name] for name in plan.coefficients]
+        return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
