@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from time import process_time
 
@@ -33,6 +34,9 @@ WIDTHS = {"soft": (16, 32, 48, 64, 88), "depth": (16, 32, 64, 96, 144), "person"
 BATCH = {"soft": 8, "depth": 12, "person": 12}
 PAIRS = 2
 """Pairs of neighbouring frames in a batch of a kind that learns from clips."""
+
+SAVE_EVERY = 100
+"""Steps between two lines of the log and two savings."""
 
 STILLNESS = 0.1
 """Weight of the change between neighbouring frames, beside that of the distance to the teacher."""
@@ -59,13 +63,13 @@ def main() -> None:
     teacher = open_teacher(given.kind, given.teacher)
     views = collect(given.kind, given.photos, given.clips, teacher, given.cache, given.views, given.seed)
     start = load_map_net(given.start) if given.start else None
-    net = teach(given.kind, views, given.minutes * 60, given.rate, given.seed, start)
-    save_map_net(net, given.output, {"kind": given.kind, "teacher": given.teacher.name})
+    for net in teach(given.kind, views, given.minutes * 60, given.rate, given.seed, start):
+        save_map_net(net, given.output, {"kind": given.kind, "teacher": given.teacher.name})
     print(f"{given.output}: {sum(part.numel() for part in net.parameters())} weights, {given.output.stat().st_size} bytes")
 
 
-def teach(kind: str, views: Views, seconds: float, rate: float, seed: int, start: MapNet | None) -> MapNet:
-    """A net that has learned for `seconds` of computing, its weights averaged over some hundreds of steps."""
+def teach(kind: str, views: Views, seconds: float, rate: float, seed: int, start: MapNet | None) -> Iterator[MapNet]:
+    """A net that has learned for `seconds` of computing, its weights averaged over some hundreds of steps, and what it was on the way."""
     net = MapNet(WIDTHS[kind], norm=True) if start is None else unfolded(start, draw(kind, views, sample_generator(seed, 0))[0])
     net = net.to(memory_format=torch.channels_last).train()
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
@@ -83,10 +87,11 @@ def teach(kind: str, views: Views, seconds: float, rate: float, seed: int, start
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(net)
-        seen, step = [*seen[-199:], loss.item()], step + 1
-        if step % 100 == 0:
+        seen, step = [*seen[1 - SAVE_EVERY :], loss.item()], step + 1
+        if step % SAVE_EVERY == 0:
             print(f"{kind}: step {step}, {process_time() - begun:.0f} s, loss {np.mean(seen):.4f}", flush=True)
-    return average.module.eval().folded()
+            yield deepcopy(average.module).eval().folded()
+    yield average.module.eval().folded()
 
 
 @torch.no_grad()

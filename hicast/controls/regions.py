@@ -48,16 +48,16 @@ class Regions(nn.Module):
         super().__init__()
         if len(centroids) > len(PALETTE):
             raise ModelError(f"extractor regions: expected at most {len(PALETTE)} centroids, found {len(centroids)}; give another file")
-        self.vgg = vgg
+        self.vgg, self.short_side = vgg, SHORT_SIDE
         for name, tensor in (("mean", mean), ("axes", axes), ("centroids", centroids)):
             self.register_buffer(name, tensor.float())
         self.register_buffer("palette", torch.tensor(PALETTE[: len(centroids)]).float() / 255)
 
     def shares(self, image: Tensor) -> Tensor:
-        """Share of each region (batch, count, h, w), of sum 1, at a short side of 256 pixels of `image` in [-1, 1]."""
+        """Share of each region (batch, count, h, w), of sum 1, at a `short_side` of 256 pixels of `image` in [-1, 1]."""
         height, width = image.shape[-2:]
-        scale = SHORT_SIDE / min(height, width)
-        size = (max(round(height * scale), SHORT_SIDE), max(round(width * scale), SHORT_SIDE))
+        scale = self.short_side / min(height, width)
+        size = (round(height * scale), round(width * scale))
         seen = functional.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
         features = project(self.vgg, seen, self.mean, self.axes)
         distance = (features[:, None] - self.centroids[None, :, :, None, None]).square().sum(2)
