@@ -28,7 +28,7 @@ from hicast.controls.map_net import MapNet, load_map_net, save_map_net
 from hicast.training.data import sample_generator
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 WIDTHS = {"soft": (16, 32, 48, 64, 88), "depth": (16, 32, 64, 96, 144), "person": (12, 24, 32, 48, 64)}
 BATCH = {"soft": 8, "depth": 12, "person": 12}
@@ -72,7 +72,7 @@ def teach(kind: str, views: Views, seconds: float, rate: float, seed: int, start
     """A net that has learned for `seconds` of computing, its weights averaged over some hundreds of steps, and what it was on the way."""
     net = MapNet(WIDTHS[kind], norm=True) if start is None else unfolded(start, draw(kind, views, sample_generator(seed, 0))[0])
     net = net.to(memory_format=torch.channels_last).train()
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    average = AveragedModel(net, avg_fn=_averaged, use_buffers=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4)
     begun, step, seen = process_time(), 0, []
     while (share := (process_time() - begun) / seconds) < 1:
@@ -92,6 +92,11 @@ def teach(kind: str, views: Views, seconds: float, rate: float, seed: int, start
             print(f"{kind}: step {step}, {process_time() - begun:.0f} s, loss {np.mean(seen):.4f}", flush=True)
             yield deepcopy(average.module).eval().folded()
     yield average.module.eval().folded()
+
+
+def _averaged(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
+    """The running mean of a weight, which forgets quickly at first and then over some hundreds of steps."""
+    return torch.lerp(mean, value, max(0.005, 5 / (5 + float(count))))
 
 
 @torch.no_grad()
