@@ -15,6 +15,7 @@ import typer
 from hicast import __version__
 
 from .console import Console
+from .extract_controls import extract_controls
 from .presets_cmd import copy_preset, list_command, show_preset
 from .stylize_image import stylize_image
 from .stylize_video import stylize_video
@@ -39,6 +40,7 @@ class Command:
 COMMANDS = (
     Command(("stylize-image",), stylize_image, "hicast stylize-image photo.jpg --style painting.jpg -o result.png"),
     Command(("stylize-video",), stylize_video, "hicast stylize-video clip.mp4 --style painting.jpg -o result.mp4"),
+    Command(("extract-controls",), extract_controls, "hicast extract-controls photos --controls edge,depth -o maps"),
     Command(("train",), train, "hicast train --stage image --content photos --style paintings --output runs/image"),
     Command(("presets", "list"), list_command, "hicast presets list"),
     Command(("presets", "show"), show_preset, "hicast presets show bold"),

@@ -14,6 +14,7 @@ from torch.nn import functional
 from hicast.config.model import ModelConfig
 from hicast.config.presets import load_preset
 from hicast.config.train import AdapterTraining
+from hicast.controls import CONTROLS
 from hicast.controls.edge import canny_edges, gradient_edges
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder, statistics
@@ -78,6 +79,8 @@ def stage_of(folders, vgg, tmp_path):
                   "losses": {"control": 1.0}, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0, "checkpoint_every": 2, "log_every": 2,
                   "learning_rate": 1e-3, "adapter": LIGHT, "style_layers": {"relu1_2": 1.0, "relu2_2": 1.0},
                   "distribution_layers": {"relu1_2": 1.0}}  # fmt: skip
+        if "maps" not in changes and "control" not in changes:
+            values["extractor"] = "gradient"
         settings = AdapterTraining(**(values | changes))
         config = ModelConfig(**{key: value for key, value in shape.items() if key != "description"})
         encoder = StyleEncoder(**config.style_encoder)
@@ -229,16 +232,10 @@ def test_published_depth_term_is_dead_and_the_corrected_one_lives(stage_of, monk
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"control": "depth"}, "control depth: expected maps, found none; set maps=FOLDER or extractor=dpt-hybrid-midas"),
-        ({"control": "seg"}, "control seg: expected maps, found none; set maps=FOLDER"),
-        (
-            {"control": "seg", "maps": "somewhere"},
-            "losses.control: expected an extractor that results are seen by, found none for seg; set loss_extractor, such as gradient, "
-            "or losses.control=0",
-        ),
         (
             {"extractor": "canny"},
-            "losses.control: expected an extractor with a gradient, found canny; set loss_extractor to one of gradient, hed, dpt-hybrid-midas",
+            "losses.control: expected an extractor with a gradient, found canny; set loss_extractor to one of soft, gradient, hed, compact, "
+            "dpt-hybrid-midas, regions, person",
         ),
     ],
 )
@@ -246,6 +243,14 @@ def test_what_cannot_be_drawn_or_trained_is_one_line(changes, message):
     with pytest.raises(UsageError) as caught:
         drawing.check_drawing(AdapterTraining(**({"control": "edge"} | changes)))
     assert str(caught.value) == message
+
+
+def test_a_control_without_a_default_needs_maps_and_something_that_sees_them(monkeypatch):
+    monkeypatch.setitem(CONTROLS, "seg", replace(CONTROLS["seg"], default=None))
+    with pytest.raises(UsageError, match="control seg: expected maps, found none; set maps=FOLDER or extractor=regions or extractor=person or"):
+        drawing.check_drawing(AdapterTraining(control="seg"))
+    with pytest.raises(UsageError, match="losses.control: expected an extractor that results are seen by, found none for seg; set loss_ex"):
+        drawing.check_drawing(AdapterTraining(control="seg", maps="somewhere"))
 
 
 def _maps(folder: Path, photos: Path, make=lambda picture: picture) -> Path:

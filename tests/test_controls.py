@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from hicast.config.train import AdapterTraining
-from hicast.controls import CONTROLS, find_any_extractor, find_extractor
+from hicast.controls import CONTROLS, Control, find_any_extractor, find_extractor
 from hicast.controls.depth import load_dpt, normalize_depth
 from hicast.controls.edge import canny_edges, gradient_edges
 from hicast.controls.hed import MEAN_BGR, load_hed
@@ -36,17 +36,19 @@ def test_the_table_has_the_controls_of_the_settings():
     assert len(names) == len(set(names))
 
 
-def test_names_are_found_or_answered_with_the_nearest():
-    assert find_extractor("edge")[0] == "gradient" and find_extractor("edge", "hed")[1].differentiable
-    assert find_extractor("seg") is None and find_any_extractor("dpt-hybrid-midas")[0] == "depth"
+def test_names_are_found_or_answered_with_the_nearest(monkeypatch):
+    assert [find_extractor(control)[0] for control in CONTROLS] == ["soft", "compact", "regions"]
+    assert find_extractor("edge", "hed")[1].differentiable and find_any_extractor("dpt-hybrid-midas")[0] == "depth"
     with pytest.raises(UsageError, match="control: expected the name of one, found egde; did you mean edge"):
         find_extractor("egde")
     with pytest.raises(UsageError, match="extractor of edge: expected the name of one, found cany; did you mean canny"):
         find_extractor("edge", "cany")
-    with pytest.raises(UsageError, match="extractor of seg: expected the name of one, found x; it has none: give maps of your own"):
-        find_extractor("seg", "x")
     with pytest.raises(UsageError, match="did you mean gradient"):
         find_any_extractor("gradiet")
+    monkeypatch.setitem(CONTROLS, "seg", Control({}))
+    assert find_extractor("seg") is None
+    with pytest.raises(UsageError, match="extractor of seg: expected the name of one, found x; it has none: give maps of your own"):
+        find_extractor("seg", "x")
 
 
 @pytest.mark.parametrize("extract", [gradient_edges, canny_edges])
@@ -164,7 +166,7 @@ def test_hed_without_weights_or_with_others_is_one_line(tmp_path):
         load_hed("no-such/place")
     assert str(caught.value) == (
         "extractor hed: expected weights (a .safetensors file, or the folder of lllyasviel/Annotators), found no-such/place; give them, or "
-        "take gradient or canny, which need none, or maps of your own"
+        "take soft, gradient or canny, which need none, or maps of your own"
     )
     with pytest.raises(ModelError, match="found .*/nothing; give them"):
         load_hed(tmp_path / "nothing")
@@ -201,5 +203,5 @@ def test_dpt_is_read_from_a_folder_and_each_picture_is_alone(tmp_path, image):
     assert torch.allclose(net(image[1:]), depth[1:], atol=1e-4)
     depth.mean().backward()
     assert picture.grad.abs().max() > 0
-    with pytest.raises(ModelError, match=re.escape("expected weights (the folder of Intel/dpt-hybrid-midas), found no-such; give them, or maps")):
+    with pytest.raises(ModelError, match=re.escape("expected weights (the folder of Intel/dpt-hybrid-midas), found no-such; give them, or take compact, which needs none, or maps")):
         load_dpt("no-such")

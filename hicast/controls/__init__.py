@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hicast.config.problems import name_advice
-from hicast.errors import UsageError
+from hicast.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +62,19 @@ def _canny(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extrac
     return canny_edges
 
 
+def _canny_aux(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
+    from hicast.controls.edge import open_canny_aux
+
+    return open_canny_aux()
+
+
+def _soft(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
+    from hicast.controls.soft import load_soft
+    from hicast.io.weights import place
+
+    return place(load_soft(weights), device, dtype)
+
+
 def _hed(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
     from hicast.controls.hed import load_hed
     from hicast.io.weights import place
@@ -71,24 +84,70 @@ def _hed(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extracto
     return net
 
 
+def _compact(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
+    from hicast.controls.compact_depth import load_compact_depth
+    from hicast.io.weights import place
+
+    return place(load_compact_depth(weights), device, dtype)
+
+
 def _dpt(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
     from hicast.controls.depth import load_dpt
 
     return load_dpt(weights).to(device, dtype)
 
 
+def _regions(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
+    from hicast.controls.regions import load_regions
+    from hicast.io.weights import place
+
+    net = load_regions(weights).to(device)
+    place(net.vgg, device, dtype)
+    return net
+
+
+def _person(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
+    from hicast.controls.person import load_person
+    from hicast.io.weights import place
+
+    return place(load_person(weights), device, dtype)
+
+
+def _oneformer(weights: Weights, device: torch.device, dtype: torch.dtype) -> Extractor:
+    from hicast.controls.oneformer import load_oneformer
+
+    return load_oneformer(weights).to(device, dtype)
+
+
 CONTROLS = {
     "edge": Control(
         {
+            "soft": ExtractorKind(_soft, differentiable=True),
             "gradient": ExtractorKind(_gradient, differentiable=True),
             "canny": ExtractorKind(_canny),
+            "canny-aux": ExtractorKind(_canny_aux),
             "hed": ExtractorKind(_hed, True, "a .safetensors file, or the folder of lllyasviel/Annotators"),
         },
-        default="gradient",
-        offline="gradient or canny, which need none, or maps of your own",
+        default="soft",
+        offline="soft, gradient or canny, which need none, or maps of your own",
     ),
-    "depth": Control({"dpt-hybrid-midas": ExtractorKind(_dpt, True, "the folder of Intel/dpt-hybrid-midas")}),
-    "seg": Control({}),
+    "depth": Control(
+        {
+            "compact": ExtractorKind(_compact, differentiable=True),
+            "dpt-hybrid-midas": ExtractorKind(_dpt, True, "the folder of Intel/dpt-hybrid-midas"),
+        },
+        default="compact",
+        offline="compact, which needs none, or maps of your own",
+    ),
+    "seg": Control(
+        {
+            "regions": ExtractorKind(_regions, differentiable=True),
+            "person": ExtractorKind(_person, differentiable=True),
+            "oneformer-coco": ExtractorKind(_oneformer, False, "the folder of shi-labs/oneformer_coco_swin_large"),
+        },
+        default="regions",
+        offline="regions or person, which need none, or maps of your own",
+    ),
 }
 """Every control. Source of the maps: reference, section 5."""
 
@@ -108,6 +167,13 @@ def find_extractor(control: str, name: str | None = None) -> tuple[str, Extracto
         advice = name_advice(name, kinds) if kinds else f"it has none: give {CONTROLS[control].offline}"
         raise UsageError(f"extractor of {control}: expected the name of one, found {name}; {advice}")
     return name, kinds[name]
+
+
+def missing_weights(name: str, weights: Weights) -> ModelError:
+    """The error of an extractor whose weights are not where they were looked for; it names what can be had without any."""
+    control, kind = find_any_extractor(name)
+    found = "none" if weights is None else weights
+    return ModelError(f"extractor {name}: expected weights ({kind.weights}), found {found}; give them, or take {CONTROLS[control].offline}")
 
 
 def find_any_extractor(name: str) -> tuple[str, ExtractorKind]:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hicast.controls import CONTROLS, Weights
-from hicast.errors import ModelError
+from hicast.controls import Weights, missing_weights
 
 HUB = "Intel/dpt-hybrid-midas"
 SIDE = 384
@@ -28,6 +27,11 @@ def normalize_depth(depth: Tensor, frames: int = 1) -> Tensor:
     return clips.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
 
 
+def fixed_range(depth: Tensor, low: float, high: float) -> Tensor:
+    """Map (batch, 3, height, width) in [0, 1] of `depth` (batch, height, width) with the range of a clip that is known before."""
+    return ((depth.float() - low) / max(high - low, _SMALLEST_RANGE)).clamp(0, 1)[:, None].expand(-1, 3, -1, -1)
+
+
 class DptDepth(nn.Module):
     """Depth by a DPT net of transformers (arXiv 2103.13413), differentiable."""
 
@@ -38,11 +42,14 @@ class DptDepth(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (batch, 3, height, width) in [0, 1], near = 1, of `image` (batch, 3, height, width) in [-1, 1]."""
+        depth = functional.interpolate(self.depth(image)[:, None], size=image.shape[-2:], mode="bicubic")[:, 0]
+        return normalize_depth(depth)
+
+    def depth(self, image: Tensor) -> Tensor:
+        """Depth (batch, 384, 384), float32, on one scale for all pictures, of `image` (batch, 3, height, width) in [-1, 1]."""
         dtype = next(self.net.parameters()).dtype
         square = functional.interpolate(image.float(), size=(SIDE, SIDE), mode="bicubic", antialias=True)
-        depth = self.net(pixel_values=square.to(dtype)).predicted_depth
-        depth = functional.interpolate(depth[:, None].float(), size=image.shape[-2:], mode="bicubic")[:, 0]
-        return normalize_depth(depth)
+        return self.net(pixel_values=square.to(dtype)).predicted_depth.float()
 
 
 def load_dpt(weights: Weights) -> DptDepth:
@@ -55,10 +62,7 @@ def load_dpt(weights: Weights) -> DptDepth:
     try:
         net = DPTForDepthEstimation.from_pretrained(str(weights or HUB), local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"extractor dpt-hybrid-midas: expected weights ({CONTROLS['depth'].extractors['dpt-hybrid-midas'].weights}), found "
-            f"{'none' if weights is None else weights}; give them, or {CONTROLS['depth'].offline}"
-        ) from error
+        raise missing_weights("dpt-hybrid-midas", weights) from error
     finally:
         if drawn:
             logging.enable_progress_bar()

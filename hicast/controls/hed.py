@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hicast.controls import CONTROLS, Weights
+from hicast.controls import Weights, missing_weights
 from hicast.encoders.vgg import BLOCKS, CAFFE_MEAN_BGR, LAYERS, STYLE_TAPS, Vgg16
 from hicast.errors import ModelError
 from hicast.io.weights import load_safetensors
@@ -57,10 +57,7 @@ def load_hed(weights: Weights) -> Hed:
     """
     path = _find(weights)
     if path is None:
-        raise ModelError(
-            f"extractor hed: expected weights ({CONTROLS['edge'].extractors['hed'].weights}), found "
-            f"{'none' if weights is None else weights}; give them, or take {CONTROLS['edge'].offline}"
-        )
+        raise missing_weights("hed", weights)
     net = Hed()
     state = _from_hub(path) if path.suffix == ".pth" else _from_safetensors(path)
     expected = {name: tensor.shape for name, tensor in net.state_dict().items()}
