@@ -15,6 +15,8 @@ import typer
 from hicast import __version__
 
 from .console import Console
+from .eval_images import eval_images
+from .eval_video import eval_video
 from .presets_cmd import copy_preset, list_command, show_preset
 from .stylize_image import stylize_image
 from .stylize_video import stylize_video
@@ -40,11 +42,13 @@ COMMANDS = (
     Command(("stylize-image",), stylize_image, "hicast stylize-image photo.jpg --style painting.jpg -o result.png"),
     Command(("stylize-video",), stylize_video, "hicast stylize-video clip.mp4 --style painting.jpg -o result.mp4"),
     Command(("train",), train, "hicast train --stage image --content photos --style paintings --output runs/image"),
+    Command(("eval", "images"), eval_images, "hicast eval images --pairs pairs.csv --stylized results --peers other=others -o evaluation"),
+    Command(("eval", "video"), eval_video, "hicast eval video --content clips --style painting.jpg --stylized films -o steadiness"),
     Command(("presets", "list"), list_command, "hicast presets list"),
     Command(("presets", "show"), show_preset, "hicast presets show bold"),
     Command(("presets", "copy"), copy_preset, "hicast presets copy bold -o mine.yaml"),
 )
-GROUPS = {"presets": "List, show and copy named looks."}
+GROUPS = {"eval": "Judge results: figures, reports, sweeps and studies.", "presets": "List, show and copy named looks."}
 
 
 def app(arguments: Sequence[str] | None = None) -> NoReturn:
