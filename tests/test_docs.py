@@ -67,7 +67,8 @@ def stand_ins(workplace, monkeypatch) -> None:
     """In place of the nets: a pipeline that returns its content, and a training run that is over at once."""
     pipeline = SimpleNamespace(
         defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content,
-        looks_back=False, stylize_video=lambda frames, styles, **settings: frames,
+        looks_back=False, stylize_video=lambda frames, styles, **settings: frames, temporal=None, adapters=SimpleNamespace(names=()),
+        device=SimpleNamespace(type="cpu"), dtype="float32",
     )  # fmt: skip
     module = ModuleType("hicast.pipeline")
     module.HiCastPipeline = SimpleNamespace(from_pretrained=lambda name, **settings: pipeline)
