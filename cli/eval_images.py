@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -59,7 +60,7 @@ def eval_images(
         painter, settings = words.open_painter(console, settings, files)
         with console.progress("stylizing") as on_progress:
             painted = paint_pairs(painter, pairing.pairs, settings, output / name, settings.model, failed=failed, on_progress=on_progress)
-        pairing.results.update({name: painted})
+        pairing = replace(pairing, results={name: painted, **pairing.results})
         del painter
     opened = open_scene(asked, files, words.named("--extractor", extractor), device or "auto", console.info)
     with console.progress("measuring") as on_progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,10 +64,11 @@ def eval_video(
     failed: list[dict[str, str]] = []
     if settings and name:
         painter, settings = words.open_painter(console, settings, files)
+        pairing = replace(pairing, results={name: {}, **pairing.results})
         with console.progress("stylizing") as on_progress:
             for at, pair in enumerate(pairing.pairs):
                 painted = paint(painter, pair, settings, output / name, failed)
-                pairing.results.setdefault(name, {}).update({pair.key: painted} if painted else {})
+                pairing.results[name].update({pair.key: painted} if painted else {})
                 on_progress(at + 1, len(pairing.pairs))
         del painter
     opened = open_scene(asked if asked is not None else CLIP_METRICS, files, words.named("--extractor", extractor), device or "auto", console.info)

@@ -19,8 +19,8 @@ GE_TAPS = ("relu2_1", "relu3_1", "relu4_1", "relu5_1")
 LP_TAPS = ("relu3_1", "relu4_1")
 HISTOGRAM_BINS = 128
 PATCH, RESULT_STRIDE = 3, 2
-CHUNK = 256
-"""Patches of a result that are compared with all of a painting's at a time: bounds memory and changes nothing else."""
+CHUNK = 1024
+"""Patches of a painting that all places of a result are compared with at a time: bounds memory and changes nothing else."""
 
 
 def histograms(pixels: np.ndarray) -> np.ndarray:
@@ -60,10 +60,18 @@ def patches(features: Tensor, stride: int = 1) -> Tensor:
     return functional.normalize(columns, dim=0).T.contiguous()
 
 
-def best_matches(queries: Tensor, keys: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """Cosine (count,) of each of `queries` with the nearest of `keys` (rows of length 1), and which that is (count,)."""
-    found = [(part @ keys.T).max(1) for part in queries.split(chunk)]
-    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+def best_matches(features: Tensor, keys: Tensor, stride: int = 1, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """Cosine (count,) of each patch of features (1, channels, h, w) with the nearest of `keys`, and which that is (count,).
+
+    `keys` are rows as `patches` gives them. A convolution with the keys compares all places at once, `chunk` keys at a time.
+    """
+    kernels = keys.unflatten(1, (-1, PATCH, PATCH))
+    found = [functional.conv2d(features, part, stride=stride)[0].flatten(1).max(0) for part in kernels.split(chunk)]
+    values, which = torch.stack([part.values for part in found]).max(0)
+    indices = torch.stack([part.indices for part in found]).gather(0, which[None])[0] + which * chunk
+    ones = features.new_ones(1, 1, PATCH, PATCH)
+    lengths = functional.conv2d(features.square().sum(1, keepdim=True), ones, stride=stride).flatten().sqrt()
+    return values / lengths.clamp_min(1e-12), indices
 
 
 def local_patterns(result: Sight, style: Sight) -> float:
@@ -84,7 +92,7 @@ def local_patterns(result: Sight, style: Sight) -> float:
 
 def _used(sight: Sight, tap: str, keys: Tensor) -> tuple[float, int]:
     """Mean cosine of the best matches of a picture's patches, and how many different `keys` they are."""
-    cosines, indices = best_matches(patches(sight.features[tap], RESULT_STRIDE), keys)
+    cosines, indices = best_matches(sight.features[tap], keys, RESULT_STRIDE)
     return cosines.mean().item(), indices.unique().numel()
 
 
