@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from hicast.config.problems import validate
 from hicast.config.stylize import StylizeSettings
 from hicast.errors import InputError
 from hicast.evaluation.clips import read_clip
@@ -27,16 +29,21 @@ def variants(settings: StylizeSettings, adapters: Sequence[str], weight: float =
 
     Scales are 1 but in the last two.
     """
-    plain = settings.model_copy(update={"style_scale": 1.0, "content_scale": 1.0, "adapters": {}})
+    plain = _with(settings, style_scale=1.0, content_scale=1.0, adapters={})
     found = {ALONE: plain}
     for name in adapters:
-        found[f"+ {name}"] = plain.model_copy(update={"adapters": {name: weight}})
+        found[f"+ {name}"] = _with(plain, adapters={name: weight})
     if len(adapters) > 1:
-        found[ALL] = plain.model_copy(update={"adapters": dict.fromkeys(adapters, weight)})
+        found[ALL] = _with(plain, adapters=dict.fromkeys(adapters, weight))
     if settings.style_scale != 1.0:
         found[f"style scale {settings.style_scale:g}"] = settings
-        found[WITHOUT_SCALE] = settings.model_copy(update={"style_scale": 1.0})
+        found[WITHOUT_SCALE] = _with(settings, style_scale=1.0)
     return found
+
+
+def _with(settings: StylizeSettings, **values: Any) -> StylizeSettings:
+    """`settings` with other values, checked; raises SettingsError."""
+    return validate(settings.model_dump() | values, StylizeSettings, "ablation")
 
 
 def paint_variants(

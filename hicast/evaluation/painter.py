@@ -51,7 +51,7 @@ class Painter:
         """The result for `pair`, uint8 (height, width, 3); raises InputError for files that are broken, UsageError as `check`."""
         self.check(settings)
         photo = to_tensor(load_picture(pair.content, settings.max_megapixels).pixels)
-        weights = {name: weight for name, weight in settings.adapters.items() if weight}
+        weights = {name: use for name, use in settings.adapters.items() if counts(use)}
         maps = {name: self._map(name, pair.content, photo, settings) for name in weights}
         more = {"controls": maps, "adapters": weights} if weights else {}
         image = self.pipeline.stylize_image(
@@ -74,7 +74,7 @@ class Painter:
 
     def check(self, settings: StylizeSettings) -> None:
         """Raise UsageError for what the model cannot do."""
-        wanted = [name for name, weight in settings.adapters.items() if weight]
+        wanted = [name for name, use in settings.adapters.items() if counts(use)]
         if wanted:
             names = self.pipeline.adapters.names
             unknown = [name for name in wanted if name not in names]
@@ -96,6 +96,11 @@ class Painter:
             with torch.inference_mode():
                 self._maps[key] = self._extractors[control, name](photo.to(self.pipeline.device)).cpu()
         return self._maps[key]
+
+
+def counts(use: Any) -> bool:
+    """Whether an adapter's weight, a number or something that has one, is above 0."""
+    return getattr(use, "weight", use) > 0
 
 
 def paint_pairs(
