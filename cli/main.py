@@ -14,8 +14,14 @@ import typer
 
 from hicast import __version__
 
+from .bench import bench
 from .console import Console
 from .extract_controls import extract_controls
+from .eval_ablation import eval_ablation
+from .eval_images import eval_images
+from .eval_study import eval_study
+from .eval_sweep import eval_sweep
+from .eval_video import eval_video
 from .presets_cmd import copy_preset, list_command, show_preset
 from .stylize_image import stylize_image
 from .stylize_video import stylize_video
@@ -42,11 +48,17 @@ COMMANDS = (
     Command(("stylize-video",), stylize_video, "hicast stylize-video clip.mp4 --style painting.jpg -o result.mp4"),
     Command(("extract-controls",), extract_controls, "hicast extract-controls photos --controls edge,depth -o maps"),
     Command(("train",), train, "hicast train --stage image --content photos --style paintings --output runs/image"),
+    Command(("eval", "images"), eval_images, "hicast eval images --pairs pairs.csv --stylized results --peers other=others -o evaluation"),
+    Command(("eval", "video"), eval_video, "hicast eval video --content clips --style painting.jpg --stylized films -o steadiness"),
+    Command(("eval", "sweep"), eval_sweep, "hicast eval sweep --pairs pairs.csv --sweep style_scale=0.5,1,1.5 --sweep content_scale=1,1.2 -o sweep"),
+    Command(("eval", "ablation"), eval_ablation, "hicast eval ablation --pairs pairs.csv --preset bold --video clips -o ablation"),
+    Command(("eval", "study"), eval_study, "hicast eval study --pairs pairs.csv --stylized results --peers other=others -o study"),
+    Command(("bench",), bench, "hicast bench --sizes 256,512 --steps 1,4 -o bench.json"),
     Command(("presets", "list"), list_command, "hicast presets list"),
     Command(("presets", "show"), show_preset, "hicast presets show bold"),
     Command(("presets", "copy"), copy_preset, "hicast presets copy bold -o mine.yaml"),
 )
-GROUPS = {"presets": "List, show and copy named looks."}
+GROUPS = {"eval": "Judge results: figures, reports, sweeps and studies.", "presets": "List, show and copy named looks."}
 
 
 def app(arguments: Sequence[str] | None = None) -> NoReturn:

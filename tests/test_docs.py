@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from hicast import __version__
 from hicast.cli import main
@@ -67,7 +68,7 @@ def stand_ins(workplace, monkeypatch) -> None:
     """In place of the nets: a pipeline that returns its content, and a training run that is over at once."""
     pipeline = SimpleNamespace(
         defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content,
-        adapters=SimpleNamespace(names=("edge", "depth", "seg")), about={}, device="cpu", dtype="float32",
+        adapters=SimpleNamespace(names=("edge", "depth", "seg")), about={}, device=torch.device("cpu"), dtype=torch.float32, temporal=None,
         prepare=lambda content, styles, **settings: SimpleNamespace(content=content, features={}),
         paint=lambda scene, look, **settings: scene.content, looks_back=False, stylize_video=lambda frames, styles, **settings: frames,
     )  # fmt: skip

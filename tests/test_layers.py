@@ -85,7 +85,11 @@ def test_the_engine_neither_prints_nor_parses_arguments():
             assert "print" not in calls, path
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["stylize-image", "--help"], ["presets", "list"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["stylize-image", "--help"], ["eval", "images", "--help"], ["bench", "--help"], ["presets", "list"]],
+    ids=" ".join,
+)
 def test_answers_come_without_torch(words, tmp_path):
     code = (
         "import sys\nfrom hicast.cli.main import run\n"

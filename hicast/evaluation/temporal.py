@@ -48,13 +48,18 @@ class Steadiness:
 class SourceMotion:
     """A source clip and the motion in it, estimated once, against which stylized clips are measured."""
 
-    def __init__(self, source: Clip, gap: int = GAP) -> None:
-        """`source` has 2 frames or more; `gap` is cut to its length. Raises InputError for less than 2 frames."""
+    def __init__(self, source: Clip, gap: int = GAP, known: dict[int, Correspondence] | None = None) -> None:
+        """`source` has 2 frames or more; `gap` is cut to its length. Raises InputError for less than 2 frames.
+
+        `known` is the true motion of each frame to the next, by the frame's number; the short error then follows it.
+        """
         if len(source) < 2:
             raise InputError(f"clip: expected 2 frames or more to measure steadiness, found {len(source)}; take a longer one")
         self.source = source
         self.gap = min(gap, len(source) - 1)
-        self._short, self._long = _follow(source, 1), _follow(source, self.gap)
+        self._step = 1 if known is None else -1
+        self._short = _follow(source, 1) if known is None else known
+        self._long = _follow(source, self.gap)
         self._own = self._relative(source)
 
     def measure(self, clip: Clip) -> Steadiness:
@@ -68,8 +73,17 @@ class SourceMotion:
         excess = [ours - own for ours, own in zip(relative, self._own, strict=True)]
         return Steadiness(*errors, *relative, *excess, _motion_difference(clip, self.source), _detail(clip) / _detail(self.source))
 
+    def over_time(self, clip: Clip) -> list[float]:
+        """The short warping error of each frame, the first one that has a neighbour first."""
+        return warping_errors(clip, self._short, self._step)
+
+    def raw(self, clip: Clip) -> tuple[float, float]:
+        """Short and long warping error over all pixels whose place lies in the other frame or at its border, hidden ones too."""
+        short, long = _unmasked(self._short), _unmasked(self._long)
+        return warping_error(clip, short, self._step), warping_error(clip, long, self.gap)
+
     def _errors(self, clip: Clip) -> tuple[float, float]:
-        return warping_error(clip, self._short, 1), warping_error(clip, self._long, self.gap)
+        return warping_error(clip, self._short, self._step), warping_error(clip, self._long, self.gap)
 
     def _relative(self, clip: Clip) -> tuple[float, float]:
         slope = gradient(clip)
@@ -80,14 +94,28 @@ class SourceMotion:
 def warping_error(clip: Clip, motion: dict[int, Correspondence], gap: int) -> float:
     """Mean over frames of the RMS difference, values 0 to 1, between a frame and the one `gap` before, moved onto it.
 
-    Only pixels that are seen in both count; `motion` is by number of the later frame.
+    Only pixels that are seen in both count; `motion` is by number of the frame that is moved onto. A negative `gap` compares
+    with a later frame.
     """
+    return float(np.mean(warping_errors(clip, motion, gap)))
+
+
+def warping_errors(clip: Clip, motion: dict[int, Correspondence], gap: int) -> list[float]:
+    """`warping_error` of each frame of `motion`."""
     errors = []
     for later, found in motion.items():
         difference = carried(clip[later - gap], found).astype(np.float32) - clip[later]
         seen = np.square(difference[found.seen] / 255)
         errors.append(float(np.sqrt(seen.mean())) if seen.size else 0.0)
-    return float(np.mean(errors))
+    return errors
+
+
+def _unmasked(motion: dict[int, Correspondence]) -> dict[int, Correspondence]:
+    """The same places, clamped to the frame, every pixel counted."""
+    return {
+        at: Correspondence(found.x.clip(0, found.x.shape[1] - 1), found.y.clip(0, found.y.shape[0] - 1), np.ones_like(found.seen))
+        for at, found in motion.items()
+    }
 
 
 def gradient(clip: Clip) -> float:

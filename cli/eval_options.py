@@ -1,0 +1,110 @@
+"""Options that the `eval` commands share, and what their words mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hicast.config.layers import parse_set
+from hicast.config.stylize import StylizeSettings, resolve_stylize, stylize_layers
+from hicast.errors import UsageError
+
+from .batch import check_device
+from .console import Console
+
+if TYPE_CHECKING:
+    from hicast.evaluation.painter import Painter
+    from hicast.evaluation.runner import Evaluation
+
+COMMAND = "eval"
+
+
+def _option(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, show_default=False, **more)
+
+
+Content = Annotated[Path | None, _option("--content", metavar="PATH", help="Folder of photos, or one. With --pairs: default content beside it.")]
+Clips = Annotated[Path | None, _option("--content", metavar="PATH", help="Folder of source clips, or one. With --pairs: default content beside it.")]
+Style = Annotated[Path | None, _option("--style", metavar="PATH", help="Folder of paintings, or one. With --pairs: default style beside it.")]
+Stylized = Annotated[Path | None, _option("--stylized", metavar="FOLDER", help="Results to judge, named by the pairs file or by their stems.")]
+Pairs = Annotated[
+    Path | None, _option("--pairs", metavar="FILE", help="CSV with the columns content,style (and kind); result k is 000.png, 001.png, ...")
+]
+Peers = Annotated[list[str] | None, _option("--peers", metavar="NAME=FOLDER", help="Results of another method; repeat for several.")]
+Model = Annotated[str | None, _option("--model", metavar="NAME", help="Stylize the pairs first: compact, or a model folder.")]
+Preset = Annotated[str | None, _option("--preset", metavar="NAME", help="The look to stylize in. Default: balanced.")]
+Metrics = Annotated[str | None, _option("--metrics", metavar="LIST", help="Names apart by commas. Default: all that can be had.")]
+Weights = Annotated[
+    list[str] | None,
+    _option("--weights", metavar="NAME=FILE", help="Weights of vgg19, lpips, inception or an extractor such as hed; repeat for several."),
+]
+Extractors = Annotated[list[str] | None, _option("--extractor", metavar="CONTROL=NAME", help="Which extractor draws the maps of a control.")]
+CompareSize = Annotated[int, typer.Option("--size", metavar="N", help="Side in pixels at which everything is compared.")]
+BatchSize = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Pictures that pass the net together.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the report goes.")]
+Overwrite = Annotated[bool, _option("--overwrite", help="Replace a report that is already there.")]
+
+
+def named(option: str, words: list[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` words by name; raises UsageError for other words and for a name given twice."""
+    found: dict[str, str] = {}
+    for word in words or []:
+        name, equals, value = word.partition("=")
+        if not (equals and name and value):
+            raise UsageError(f"{option} {word}: expected NAME=VALUE, found {word}; put a name and = before it")
+        if name in found:
+            raise UsageError(f"{option} {name}: expected each name once, found it twice; leave one out")
+        found[name] = value
+    return found
+
+
+def named_paths(option: str, words: list[str] | None) -> dict[str, Path]:
+    """`NAME=PATH` words by name."""
+    return {name: Path(value) for name, value in named(option, words).items()}
+
+
+def listed(words: str | None) -> list[str] | None:
+    """Names apart by commas; None for None."""
+    return [word.strip() for word in words.split(",") if word.strip()] if words is not None else None
+
+
+def stylize_settings(preset: str | None, set_words: list[str] | None, model: str | None, device: str | None) -> StylizeSettings:
+    """How a model is to stylize before it is judged: presets, `hicast.yaml` (section eval) and --set as everywhere."""
+    flags = {key: value for key, value in (("model", model), ("device", device)) if value is not None}
+    _, layers = stylize_layers(COMMAND, preset, None, parse_set(set_words or []), flags)
+    return resolve_stylize(layers)
+
+
+def open_painter(console: Console, settings: StylizeSettings, weights: dict[str, Path]) -> tuple[Painter, StylizeSettings]:
+    """The model ready to paint, and the settings with its defaults laid under."""
+    check_device(settings)
+    from hicast.evaluation.painter import Painter
+    from hicast.pipeline import HiCastPipeline
+
+    pipeline = HiCastPipeline.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype)
+    console.detail(f"model {settings.model} loaded")
+    steps = settings.steps or pipeline.defaults.get("steps")
+    return Painter(pipeline, weights), settings.model_copy(update={"steps": steps})
+
+
+def finish(console: Console, done: Evaluation, written: list[Path], failed: list[dict[str, str]]) -> None:
+    """Notes and failures to the user, the table and the page's path as results; leaves with 1 where files were broken."""
+    from hicast.evaluation.tables import document, number
+
+    for note in done.notes:
+        console.info(note)
+    for entry in failed:
+        console.info(f"hicast: {entry['error']}")
+    if failed:
+        console.info(f"{len(failed)} files could not be used")
+    if not console.json:
+        head = ("method", *(f"{column.name} {'+' if column.higher else '-'}" for column in done.columns))
+        console.info(f"net {done.net}; + higher is better, - lower is better")
+        rows = [(m, *(number(done.estimate(m, c.name).mean) for c in done.columns)) for m in done.methods]
+        console.table(head, rows)
+    console.document(document(done) | {"failed": failed, "files": [str(path) for path in written]})
+    console.result(str(written[0]))
+    if failed:
+        raise typer.Exit(1)

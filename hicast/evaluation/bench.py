@@ -1,0 +1,163 @@
+"""What a model costs: seconds and memory of the net alone, of each part beside it, of steps and sizes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hicast import __version__
+from hicast.errors import UsageError
+from hicast.io.images import to_tensor
+
+if TYPE_CHECKING:
+    from hicast.pipeline import HiCastPipeline
+
+BASE, CLIP, TEMPORAL = "base", "clip, frame by frame", "clip, temporal layers"
+PAINTING_SIDE = 256
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to time: a part of the model at a size and a number of steps; `frames` that one run makes; what to compare with."""
+
+    part: str
+    size: int
+    steps: int
+    run: Callable[[], Any]
+    frames: int = 1
+    against: str = BASE
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells it from all others."""
+        return self.part, self.size, self.steps
+
+
+def cases(pipeline: HiCastPipeline, sizes: Sequence[int], steps: Sequence[int], adapters: Sequence[str], frames: int = 0) -> list[Case]:
+    """Base and each of `adapters` at every size and number of steps, and clips of `frames` with and without temporal layers.
+
+    Pictures are made up; the painting is encoded beforehand, and so are adapters' maps. Raises UsageError for an adapter that the
+    model lacks.
+    """
+    names = pipeline.adapters.names if adapters else ()
+    unknown = [name for name in adapters if name not in names]
+    if unknown:
+        raise UsageError(f"--adapters {unknown[0]}: expected some of {', '.join(names) or 'none'}, which the model has; leave it out, or join it")
+    code = pipeline.encode_style([(to_tensor(made_up(PAINTING_SIDE, 1)), 1.0)])
+    found = []
+    for size in sizes:
+        photo = to_tensor(made_up(size, 0))
+        for count in steps:
+            settings = {"steps": count, "size": size}
+
+            def base(photo: Any = photo, settings: Mapping[str, Any] = settings, **more: Any) -> Any:
+                return pipeline.stylize_image(photo, code, **settings, **more)
+
+            found.append(Case(BASE, size, count, base))
+            for name in adapters:
+                more = {"controls": {name: photo / 2 + 0.5}, "adapters": {name: 1.0}}
+                found.append(Case(f"adapter {name}", size, count, lambda base=base, more=more: base(**more)))
+            if frames:
+                clip = [photo] * frames
+                found.append(Case(CLIP, size, count, lambda clip=clip, s=settings: _clip(pipeline, clip, code, s, False), frames, BASE))
+                if pipeline.temporal is not None:
+                    found.append(Case(TEMPORAL, size, count, lambda clip=clip, s=settings: _clip(pipeline, clip, code, s, True), frames, CLIP))
+    return found
+
+
+def _clip(pipeline: HiCastPipeline, frames: list[Any], code: Any, settings: Mapping[str, Any], temporal: bool) -> int:
+    kept = pipeline.temporal
+    pipeline.temporal = kept if temporal else None
+    try:
+        return sum(1 for _ in pipeline.stylize_video(iter(frames), code, window=len(frames), **settings))
+    finally:
+        pipeline.temporal = kept
+
+
+def made_up(side: int, seed: int) -> np.ndarray:
+    """A picture of blocks and noise, uint8 (side, side, 3), the same for a seed."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(40, 216, (8, 8, 3)).repeat(-(-side // 8), 0).repeat(-(-side // 8), 1)[:side, :side]
+    return np.clip(blocks + random.normal(0, 12, blocks.shape), 0, 255).astype(np.uint8)
+
+
+def measure(wanted: Sequence[Case], device: str, *, warm_up: int = 1, repeats: int = 5, on_progress: OnProgress = lambda done, total: None) -> list[dict[str, Any]]:
+    """A row for each case: median seconds for a frame, its ratio to what it is compared with, and peak memory in MiB.
+
+    Cases take turns, every other round backwards, so that whatever else the machine does falls on all alike; ratios are
+    medians of the rounds' own. `warm_up` rounds before are not counted; memory is taken in one more round.
+    """
+    seconds: dict[tuple[str, int, int], list[float]] = {case.key: [] for case in wanted}
+    rounds = warm_up + repeats
+    for number in range(rounds):
+        for case in reversed(wanted) if number % 2 else wanted:
+            begun = perf_counter()
+            case.run()
+            _wait(device)
+            if number >= warm_up:
+                seconds[case.key].append((perf_counter() - begun) / case.frames)
+        on_progress(number + 1, rounds + 1)
+    memory = {case.key: peak_memory(case.run, device) for case in wanted}
+    on_progress(rounds + 1, rounds + 1)
+    rows = []
+    for case in wanted:
+        other = seconds[case.against, case.size, case.steps]
+        ratio = median(ours / theirs for ours, theirs in zip(seconds[case.key], other, strict=True))
+        rows.append({"part": case.part, "size": case.size, "steps": case.steps, "seconds": median(seconds[case.key]),
+                     "fastest": min(seconds[case.key]), "slowest": max(seconds[case.key]), "ratio": ratio, "against": case.against,
+                     "memory_mib": memory[case.key]})  # fmt: skip
+    return rows
+
+
+def peak_memory(run: Callable[[], Any], device: str) -> float | None:
+    """MiB at the peak of one run: allocated on a GPU; of the whole process on a CPU, under Linux. None where it cannot be told."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        run()
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(lines["VmHWM"].split()[0]) / 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _wait(device: str) -> None:
+    """Let a device that works by itself come to an end."""
+    if device in ("cuda", "mps"):
+        import torch
+
+        getattr(torch, device).synchronize()
+
+
+def describe(model: str, device: str, dtype: str) -> dict[str, Any]:
+    """Where and with what the figures were taken."""
+    import torch
+
+    processor = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    return {"hicast": __version__, "torch": torch.__version__, "model": model, "device": device, "processor": processor,
+            "threads": torch.get_num_threads(), "dtype": dtype}  # fmt: skip
+
+
+def compare(rows: Iterable[Mapping[str, Any]], earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows with `before`, the seconds of the same case in an earlier report, and `change`, now over before; None where it lacks."""
+    known = {(row["part"], row["size"], row["steps"]): row["seconds"] for row in earlier.get("cases", [])}
+    found = []
+    for row in rows:
+        before = known.get((row["part"], row["size"], row["steps"]))
+        found.append({**row, "before": before, "change": row["seconds"] / before if before else None})
+    return found
