@@ -14,6 +14,7 @@ from torch import Tensor
 from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, guide_stacked, plan_guidance
 from hicast.diffusion.noise import film_noise
 from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
+from hicast.diffusion.scenes import is_cut
 from hicast.diffusion.windows import cut_windows
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
@@ -202,7 +203,7 @@ class HiCastPipeline:
                       first: int = 0, lead: int = 0, pixel_aspect: float = 1.0) -> Iterator[Tensor]:
         """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
 
-        Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for
+        Temporal layers see a window with its context at once, never two scenes (`is_cut`). Settings are those of `stylize_image`, and of `cut_windows` for
         `window`, `overlap`, `first` and `lead`; the `lead` frames are not given back. `shared_noise` in [0, 1] is the share of the noise that all frames have in
         common. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
         """
@@ -215,7 +216,7 @@ class HiCastPipeline:
                 height, width = whole[0]
                 yield resize_image(frame, self._working_size((height, max(round(width * pixel_aspect), 1)), size))
 
-        for part in cut_windows(shrunk(), window, overlap, first, lead):
+        for part in cut_windows(shrunk(), window, overlap, first, lead, is_cut if self.looks_back else None):
             height, width = part.frames[0].shape[-2:]
             many = max((AT_ONCE if self.device.type == "cpu" else 8 * AT_ONCE) // (height * width), 1)
             begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
