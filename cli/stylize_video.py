@@ -26,6 +26,7 @@ from hicast.io.video_read import Span, VideoReader
 
 from . import options
 from .batch import Batch, name_of, read_request
+from .film_memory import expected_bytes
 from .recorded import recorded_layer
 from .shares import is_follower, open_share, run_shared
 from .spool import spooled
@@ -135,7 +136,7 @@ class VideoBatch(Batch):
     def stylize(self, item: PlannedOutput, content: VideoReader, label: str) -> None:
         """Stylize and write one video; raises InputError at the end where a part of it could not be decoded."""
         film, begun = self._film(item), perf_counter()
-        self.console.info(f"{label}: {_described(content)}")
+        self.console.info(f"{label}: {_described(content)}{self._needs(content.info)}")
         if item.target:
             self.console.interrupt_advice = f"the same command goes on with {item.target} after the last frames that are finished"
         paint = None if self.choices.passthrough else self._painter(content.info)
@@ -150,6 +151,12 @@ class VideoBatch(Batch):
         self.console.result(str(item.target))
         if outcome.lost:
             raise InputError(f"{name_of(item.source)}: expected a whole video, {outcome.lost}; the result holds what could be decoded")
+
+    def _needs(self, info: VideoInfo) -> str:
+        """The memory that is expected, in words; nothing where no net is used, or where it cannot be counted."""
+        if not hasattr(self.pipeline, "frames_at_once"):
+            return ""
+        return f"; expects {expected_bytes(self.pipeline, self.settings, info) / 2**30:.1f} GiB of memory"
 
     def leave(self, item: PlannedOutput, error: Exception) -> None:
         """As ever; of videos that several processes make together the first one reports."""

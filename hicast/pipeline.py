@@ -195,6 +195,10 @@ class HiCastPipeline:
         """Whether a frame of a clip depends on those before it; never without temporal layers."""
         return self.temporal is not None
 
+    def frames_at_once(self, size: tuple[int, int]) -> int:
+        """How many frames of `size` (height, width) the nets get together where frames do not depend on each other."""
+        return max((AT_ONCE if self.device.type == "cpu" else 8 * AT_ONCE) // (size[0] * size[1]), 1)
+
     @torch.inference_mode()
     def stylize_video(self, frames: Iterable[Tensor], styles: Sequence[tuple[Tensor, float]] | StyleCode, *,
                       style_scale: float = 1.0, content_scale: float = 1.0, steps: int | None = None,
@@ -218,8 +222,7 @@ class HiCastPipeline:
 
         for part in cut_windows(shrunk(), window, overlap, first, lead, is_cut if self.looks_back else None):
             height, width = part.frames[0].shape[-2:]
-            many = max((AT_ONCE if self.device.type == "cpu" else 8 * AT_ONCE) // (height * width), 1)
-            begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
+            begin, many = (0, len(part.frames)) if self.looks_back else (part.context, self.frames_at_once((height, width)))
             for start in range(begin, len(part.frames), many):
                 content = torch.cat(part.frames[start : start + many])
                 numbers = range(part.first + start, part.first + start + len(content))
