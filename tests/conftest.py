@@ -169,3 +169,59 @@ def negatives(folders, tmp_path_factory) -> Path:
     for number, path in enumerate(photos):
         Image.fromarray(255 - np.asarray(Image.open(path))).save(folder / f"{number:05d}.png")
     return folder
+
+
+@pytest.fixture
+def stage_of(folders, vgg, tmp_path) -> Callable[..., object]:
+    """A function that makes a stage `adapter` on a tiny net of the given shape; keys of `AdapterTraining` can be changed."""
+    import torch
+    from diffusers import T2IAdapter
+
+    from hicast.config.model import ModelConfig
+    from hicast.config.presets import load_preset
+    from hicast.config.train import AdapterTraining
+    from hicast.encoders.autoencoder import ResidualAutoencoder
+    from hicast.encoders.style import StyleEncoder
+    from hicast.models.build import build_model
+    from hicast.pipeline import HiCastPipeline
+    from hicast.training.adapter_stage import AdapterStage
+
+    def make(shape=None, base=None, **changes) -> AdapterStage:
+        values = {"steps": 4, "batch_size": 4, "crop": 32, "style_side": 64, "frozen_dtype": "float32", "warmup": 1, "control": "edge",
+                  "losses": {"control": 1.0}, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0, "checkpoint_every": 2, "log_every": 2,
+                  "learning_rate": 1e-3, "adapter": {"adapter_type": "light_adapter", "num_res_blocks": 1},
+                  "style_layers": {"relu1_2": 1.0, "relu2_2": 1.0}, "distribution_layers": {"relu1_2": 1.0}}  # fmt: skip
+        settings = AdapterTraining(**(values | changes))
+        config = ModelConfig(**({key: value for key, value in shape.items() if key != "description"} if shape else load_preset("debug", "models")))
+        encoder = StyleEncoder(**config.style_encoder)
+        encoder.vgg.load_state_dict(vgg.state_dict())
+        model = build_model(config, 1)
+        if shape is None:  # its output would be next to nothing
+            model.unet.conv_out.weight.data.mul_(300)
+        torch.manual_seed(2)
+        context = torch.randn(1, 3, 16) if shape else None
+        autoencoder = ResidualAutoencoder(8, (4, 8, 8))
+        autoencoder.fit_linear(torch.randn(2000, 192) * 0.4)
+        pipeline = HiCastPipeline(model, autoencoder, encoder, config.scheduler, context=context)
+        torch.manual_seed(3)
+        adapter = T2IAdapter(**({"channels": [16, 16, 16]} | settings.adapter))
+        return AdapterStage(settings, [folders[0]], [folders[1]], pipeline, tmp_path / "styles.safetensors", adapter, base=base, fit_style=True)
+
+    return make
+
+
+@pytest.fixture
+def kill_at() -> Callable[..., None]:
+    """A function that lets the `stage` raise RuntimeError("killed") at a step."""
+
+    def let(stage, at: int) -> None:
+        original = stage.step
+
+        def dies(batch, step):
+            if step == at:
+                raise RuntimeError("killed")
+            return original(batch, step)
+
+        stage.step = dies
+
+    return let

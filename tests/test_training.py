@@ -35,17 +35,10 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return ResidualAutoencoder.from_pretrained(folder / "vae").state_dict()
 
 
-def test_interrupted_run_ends_bit_identical(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
+def test_interrupted_run_ends_bit_identical(tmp_path: Path, kill_at: Callable, folders: tuple[Path, Path], vgg: Vgg16) -> None:
     train(autoencoder_stage(folders, vgg), tmp_path / "whole")
     stopped = autoencoder_stage(folders, vgg)
-    original = stopped.step
-
-    def dies(batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        if step == 5:
-            raise RuntimeError("killed")
-        return original(batch, step)
-
-    stopped.step = dies
+    kill_at(stopped, 5)
     with pytest.raises(RuntimeError, match="killed"):
         train(stopped, tmp_path / "parts")
     assert train(autoencoder_stage(folders, vgg), tmp_path / "parts").finished
