@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import T2IAdapter
 from torch import Tensor, nn
 
-from hicast.config.layers import merge
 from hicast.config.train import AdapterTraining, TemporalTraining
 from hicast.controls.depth import DptDepth
 from hicast.controls.edge import gradient_edges
@@ -27,7 +25,7 @@ from hicast.training.image_terms import TAPS
 from hicast.training.memory import Outline
 from hicast.training.outlines import frozen, judges, meta, of_features, of_picture, predict
 from hicast.training.repaint_stage import taps
-from hicast.training.start import model_config
+from hicast.training.start import fresh_adapter, layer_choices, model_config
 from hicast.training.temporal_terms import Steadied, temporal_terms
 from hicast.training.tracks import frame_pairs
 
@@ -46,7 +44,7 @@ def outline_adapter(settings: AdapterTraining) -> Outline:
     with torch.device("meta"):
         model = frozen(build_model(config), "float32")
         widths = adapter_widths(model.unet)
-        adapter = T2IAdapter(**({"channels": list(widths)} | settings.adapter))
+        adapter = fresh_adapter({"channels": list(widths)} | settings.adapter)
     codec, vgg = judges(config, settings.frozen_dtype)
     adapters, side = AdapterSet({settings.control: adapter}, widths), settings.crop // codec.factor
     for surplus in adapter.adapter.body[len(widths) :]:
@@ -74,7 +72,7 @@ def outline_temporal(settings: TemporalTraining) -> Outline:
     channels, grid, frames = config.unet["out_channels"], config.style_encoder.get("token_grid", 0), settings.frames
     with torch.device("meta"):
         model = frozen(build_model(config), settings.frozen_dtype)
-        layers = TemporalLayers.for_unet(model.unet, **merge(config.temporal, settings.temporal))
+        layers = TemporalLayers.for_unet(model.unet, **layer_choices(settings, config))
     for name, parameter in layers.named_parameters():
         parameter.requires_grad_(not (settings.reference and "down_blocks" in name))
     layers.inject(model.unet)
