@@ -48,6 +48,11 @@ class NetTimer:
         self._wrap("autoencoder", pipeline.autoencoder, "encode", "decode")
         self._wrap("vgg16", pipeline.style_encoder.vgg, "forward")
 
+    @property
+    def total(self) -> float:
+        """Seconds in all nets so far."""
+        return sum(self._seconds.values())
+
     def watch(self, run: Callable[[], Any], rounds: list[dict[str, float]]) -> Any:
         """The result of `run`; the seconds in each net meanwhile are appended to `rounds`."""
         before = dict(self._seconds)

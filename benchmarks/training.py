@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from bare_passes import PASSES
 
+if TYPE_CHECKING:
     from hicast.training.stage import Stage
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
@@ -47,9 +47,9 @@ def main(words: Sequence[str] | None = None) -> None:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The options; `--worker` is for the processes that this script starts."""
     parser = argparse.ArgumentParser(description="Time the training stages of hicast.")
-    parser.add_argument("--stages", type=lambda text: text.split(","), default=list(NETS), metavar="A,B")
+    parser.add_argument("--stages", type=lambda text: text.split(","), default=list(PASSES), metavar="A,B")
     parser.add_argument("--preset", default="compact-{stage}", help="training preset; {stage} is replaced (default: compact-{stage})")
-    parser.add_argument("--from", dest="start", help="earlier result for the image stage (default: a fresh autoencoder)")
+    parser.add_argument("--from", dest="start", help="earlier result for all stages but autoencoder (default: what the stage begins with itself)")
     parser.add_argument("--content", type=Path, help="folder of pictures (default: synthetic ones)")
     parser.add_argument("--video", type=Path, help="folder of clips (default: synthetic ones)")
     parser.add_argument("--set", dest="words", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeat for several")
@@ -101,7 +101,7 @@ def work(options: argparse.Namespace) -> None:
             trainer.advance(used[-1], step)
         middle = perf_counter()
         for part in (part for batch in used for part in batch):
-            bare_pass(options.worker[0])(stage, part).backward()
+            PASSES[options.worker[0]](stage, part).backward()
             trainer.training.optimizer.zero_grad()
             float(next(iter(trainer.parameters.values())).flatten()[0])  # waits for the device
         if block >= 0:  # the first is a warm-up
@@ -115,9 +115,21 @@ def work(options: argparse.Namespace) -> None:
         "samples_per_second": done * stage.settings.batch_size / whole,
         "share_in_nets": bare / whole,
         "peak_bytes": peak,
+        "expected_bytes": expected_bytes(stage, accelerator),
     }
     if accelerator.is_main_process:
         (Path(options.worker[1]) / "figures.json").write_text(json.dumps(figures))
+
+
+def expected_bytes(stage: Stage, accelerator: Any) -> int:
+    """What the command line would have said that one process needs."""
+    from hicast.training.memory import count, expected
+    from hicast.training.run import STAGES
+
+    kind = STAGES[stage.settings.stage]
+    counts = {key: sum(1 for place in getattr(stage.settings, key) for path in place.rglob("*") if path.is_file()) for key in kind.reads}
+    parts = expected(stage.settings, count(kind.outline(stage.settings)), counts, accelerator.device, accelerator.num_processes)
+    return sum(parts.values()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def open_stage(options: argparse.Namespace, device: Any) -> Stage:
@@ -131,6 +143,7 @@ def open_stage(options: argparse.Namespace, device: Any) -> Stage:
     places = {"content": content, "style": content, "video": options.video or (clips(folder / "clips") if "video" in STAGES[name].reads else None)}
     flags = {key: [places[key]] for key in STAGES[name].reads} | {"output": folder}
     flags |= {"from": options.start} if options.start and name != "autoencoder" else {}
+    flags |= {"control": "edge"} if name == "adapter" else {}
     kinds = {name: kind.settings for name, kind in STAGES.items()}
     settings = resolve_training(name, kinds, preset=options.preset.format(stage=name), words=parse_set(options.words), flags=flags)
     return STAGES[name].open(settings, Opening(device, folder))
@@ -170,55 +183,15 @@ def clips(folder: Path) -> Path:
     return folder
 
 
-def autoencoder_pass(stage: Any, batch: Any) -> Tensor:
-    """Encoder, decoder and VGG-16 on one batch, and a number to go back from."""
-    from hicast.training.autoencoder_stage import DETAIL_TAPS
-
-    image = batch.image.to(stage.device)
-    decoded = decode(stage, image)
-    stage._features(image)
-    return sum(value.float().mean() for value in stage.vgg(decoded.float(), DETAIL_TAPS).values())
-
-
-def decode(stage: Any, image: Tensor) -> Tensor:
-    """The picture through the latent, in the stage's precision."""
-    import torch
-
-    dtype = getattr(torch, stage.settings.autocast)
-    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
-        return stage.autoencoder.decode(stage.autoencoder.encode(image))
-
-
-def image_pass(stage: Any, batch: Any) -> Tensor:
-    """Autoencoder, VGG-16, content projection and U-Net on one batch, and a number to go back from."""
-    import torch
-
-    image = batch.content.to(stage.device)
-    with torch.no_grad():
-        clean = stage.codec.encode(image).float()
-        stage.vgg(image, tuple(stage.settings.content_layers))
-    decoded = stage.codec.decode(stage.estimate(batch, clean, stage.conditions(batch, clean))).float()
-    return sum(value.float().mean() for value in stage.vgg(decoded, stage.taps).values())
-
-
-NETS: dict[str, Callable[[Any, Any], Any]] = {"autoencoder": autoencoder_pass, "image": image_pass}
-"""The bare pass of a stage: its nets on one batch, and a number to go back from. Others are timed by name where they have a `bare_pass(batch)`."""
-
-
-def bare_pass(name: str) -> Callable[[Any, Any], Tensor]:
-    """The bare pass of the stage called `name`."""
-    return NETS.get(name) or (lambda stage, batch: stage.bare_pass(batch))
-
-
 def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A Markdown table of the figures."""
-    yield "| stage | processes | threads each | batch | samples per second | share in nets | peak memory |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "| stage | processes | threads each | batch | samples per second | share in nets | peak memory of each | expected |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for row in rows:
         goal = "" if row["share_in_nets"] >= SHARE_GOAL else f" (goal {SHARE_GOAL:.0%})"
         yield (
             f"| {row['stage']} | {row['processes']} | {row['threads']} | {row['batch_size']} | {row['samples_per_second']:.1f} "
-            f"| {row['share_in_nets']:.0%}{goal} | {row['peak_bytes'] / 2**30:.2f} GiB |"
+            f"| {row['share_in_nets']:.0%}{goal} | {row['peak_bytes'] / 2**30:.2f} GiB | {row['expected_bytes'] / 2**30:.2f} GiB |"
         )
 
 

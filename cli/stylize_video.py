@@ -17,6 +17,7 @@ import typer
 from hicast.errors import InputError, UsageError
 from hicast.io.files import VIDEOS, PlannedOutput
 from hicast.io.film import Film, make_film
+from hicast.io.film_share import Share
 from hicast.io.images import to_pixels, to_tensor
 from hicast.io.metadata import settings_comment
 from hicast.io.video_codecs import STREAM_SUFFIX, pick_codec
@@ -24,8 +25,10 @@ from hicast.io.video_read import Span, VideoReader
 
 from . import options
 from .batch import Batch, name_of, read_request
+from .film_memory import expected_bytes
 from .recorded import read_record
 from .shared import LOOK, RUN, VOICE, takes
+from .shares import is_follower, open_share, run_shared
 from .spool import spooled
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def stylize_video(
     **shared: Any,
 ) -> None:
     """Paint videos in the style of one or several paintings, with their sound; stopped work goes on."""
-    console = options.open_console(ctx, shared["as_json"], shared["quiet"], shared["verbose"])
+    console = options.open_console(ctx, shared["as_json"] and not is_follower(), shared["quiet"] or is_follower(), shared["verbose"])
     record = read_record(shared["from_settings"])
     if not style and not passthrough and not (record and record.styles):
         raise UsageError("--style: expected a painting, found none; name one, or add --passthrough")
@@ -77,10 +80,11 @@ def stylize_video(
         raise UsageError(f"video.overlap: expected less than the window of {video.window} frames, found {video.overlap}; set --overlap too")
     for item in request.plan:
         pick_codec(item.target.suffix.lower() if item.target else STREAM_SUFFIX, codec, crf)
-    console.results_to_stderr = any(item.target is None for item in request.plan)
+    console.results_to_stderr = is_follower() or any(item.target is None for item in request.plan)
     with ExitStack() as stack:
         batch = VideoBatch(console, request, shared["overwrite"], shared["skip_existing"], shared["save_settings"], choices=choices, stack=stack)
-        batch.run(request.plan)
+        share = open_share(stack)
+        run_shared(batch, request.plan, share) if share else batch.run(request.plan)
     console.document(batch.report())
     if batch.failed:
         raise typer.Exit(1)
@@ -94,6 +98,8 @@ class VideoBatch(Batch):
 
     choices: Choices
     stack: ExitStack
+    share: Share | None = None
+    """The processes that make every video together, if they do."""
     paths: dict[PlannedOutput, Path] = field(default_factory=dict)
     """Where the videos lie that came through a pipe."""
 
@@ -113,17 +119,30 @@ class VideoBatch(Batch):
     def stylize(self, item: PlannedOutput, content: VideoReader, label: str) -> None:
         """Stylize and write one video; raises InputError at the end where a part of it could not be decoded."""
         film, begun = self._film(item), perf_counter()
-        self.console.info(f"{label}: {_described(content)}")
+        self.console.info(f"{label}: {_described(content)}{self._needs(content.info)}")
         if item.target:
             self.console.interrupt_advice = f"the same command goes on with {item.target} after the last frames that are finished"
         paint = None if self.choices.passthrough else self._painter(item, content)
         with self.console.film(label, film.step) as on_progress:
-            outcome = make_film(film, paint, resume=self.choices.resume, overwrite=self.overwrite, on_progress=on_progress,
+            outcome = make_film(film, paint, resume=self.choices.resume, overwrite=self.overwrite, share=self.share, on_progress=on_progress,
                                 on_note=lambda text: self.console.info(self._named(item, text)))  # fmt: skip
+        if self.share and not self.share.leads:
+            return
         self.console.detail(f"{label}: {outcome.frames} frames in {perf_counter() - begun:.2f} s")
         self.done(item, frames=outcome.frames, resumed=outcome.resumed)
         if outcome.lost:
             raise InputError(f"{name_of(item.source)}: expected a whole video, {outcome.lost}; the result holds what could be decoded")
+
+    def _needs(self, info: VideoInfo) -> str:
+        """The memory that is expected, in words; nothing where no net is used, or where it cannot be counted."""
+        if not hasattr(self.pipeline, "frames_at_once"):
+            return ""
+        return f"; expects {expected_bytes(self.pipeline, self.settings, info) / 2**30:.1f} GiB of memory"
+
+    def leave(self, item: PlannedOutput, error: Exception) -> None:
+        """As ever; of videos that several processes make together the first one reports."""
+        if self.share is None or self.share.leads:
+            super().leave(item, error)
 
     def _named(self, item: PlannedOutput, text: str) -> str:
         """`text` with standard input called by that name."""

@@ -65,9 +65,8 @@ def _run(console: Console, stage: str, settings: TrainSettings, max_minutes: flo
 
     accelerator = open_accelerator(settings.device)
     batch_parts(settings, accelerator.num_processes, accelerator.process_index)
-    if STAGES[stage].outline:
-        check_memory(settings, STAGES[stage].outline, pictures, accelerator.device, accelerator.num_processes, console.info)
-    with console.progress("measuring paintings") as on_measure, accelerator.main_process_first():
+    check_memory(settings, STAGES[stage].outline, pictures, accelerator.device, accelerator.num_processes, console.info)
+    with console.progress("measuring pictures") as on_measure, accelerator.main_process_first():
         opening = Opening(accelerator.device, settings.output, on_measure, console.info)
         opened = STAGES[stage].open(settings, opening)
     with console.training(settings.log_every, settings.batch_size) as on_progress:

@@ -35,7 +35,7 @@ from hicast.models.adapters import AdapterSet, adapter_widths
 from hicast.models.device import pick_device, pick_dtype
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.temporal import TemporalLayers
-from hicast.repainting.clip import ClipPainter
+from hicast.repainting.clip import ClipPainter, frames_at_once
 from hicast.repainting.finish import finished
 from hicast.repainting.maps import Source
 from hicast.repainting.painter import OnProgress, Painter
@@ -223,6 +223,10 @@ class HiCastPipeline:
         """Whether a frame of a clip depends on those before it; never without temporal layers."""
         return self.temporal is not None
 
+    def frames_at_once(self, size: tuple[int, int]) -> int:
+        """How many frames of `size` (height, width) the nets get together where frames do not depend on each other."""
+        return frames_at_once(size, self.device)
+
     @torch.inference_mode()
     def stylize_video(self, frames: Iterable[Tensor], styles: Styles, *, style_scale: float = 1.0, content_scale: float = 1.0,
                       steps: int | None = None, scheduler: str | None = None, seed: int = 0, size: int | None = None,
@@ -232,7 +236,7 @@ class HiCastPipeline:
                       first: int = 0, lead: int = 0, pixel_aspect: float = 1.0) -> Iterator[Tensor]:
         """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
 
-        Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for
+        Temporal layers see a window with its context at once, never two scenes (`is_cut`). Settings are those of `stylize_image`, and of `cut_windows` for
         `window`, `overlap`, `first` and `lead`; the `lead` frames are not given back. Maps of `controls` and masks of `regions` may
         also be one for each frame, beginning with that of index `first`. `shared_noise` in [0, 1] is the share of the noise that all
         frames have in common. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.

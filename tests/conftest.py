@@ -1,4 +1,5 @@
-"""What tests share: threads that sleep while they wait, made-up clips, and a folder with the files that the documentation names."""
+"""What tests share: threads that sleep while they wait, made-up clips and pictures, a folder with the files that the documentation
+names, and stages on tiny nets."""
 
 import os
 import sysconfig
@@ -147,3 +148,126 @@ def _blocks(seed: int) -> Image.Image:
     """A picture of 96 x 64 pixels, in blocks of random colours."""
     colors = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return Image.fromarray(colors).resize((96, 64), Image.Resampling.NEAREST)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder of four photos and one of three paintings, smooth colours with some texture."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for name, count in (("photos", 4), ("paintings", 3)):
+        (root / name / "sub").mkdir(parents=True)
+        for i in range(count):
+            small = Image.fromarray(random.integers(0, 255, (6, 7, 3), dtype=np.uint8))
+            pixels = np.asarray(small.resize((90 + 10 * i, 80))).astype(int) + random.integers(-20, 20, (80, 90 + 10 * i, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name / "sub" / f"{i}.png")
+    return root / "photos", root / "paintings"
+
+
+@pytest.fixture(scope="session")
+def vgg():
+    """VGG-16 with random weights; what uses it copies it."""
+    import torch
+
+    from hicast.encoders.vgg import Vgg16
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Vgg16("caffe").eval()
+
+
+@pytest.fixture
+def make_image_stage(folders, vgg, tmp_path) -> Callable[..., object]:
+    """A function that makes a stage `image` on a tiny net, all kinds of samples in it; keys of `ImageTraining` can be changed."""
+    import torch
+
+    from hicast.config.model import ModelConfig
+    from hicast.config.presets import load_preset
+    from hicast.config.train import ImageTraining
+    from hicast.encoders.autoencoder import ResidualAutoencoder
+    from hicast.encoders.style import StyleEncoder
+    from hicast.models.build import build_model
+    from hicast.pipeline import HiCastPipeline
+    from hicast.training.image_stage import ImageStage
+
+    def make(content: Path = folders[0], cache: Path = tmp_path, on_measure=None, **changes: object) -> ImageStage:
+        values = {"steps": 2, "batch_size": 4, "crop": 32, "style_side": 64, "frozen_dtype": "float32", "warmup": 1,
+                  "losses": {"style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "lattice": 1.0, "latent": 1.0},
+                  "self_pairs": 0.3, "drop_style": 0.3, "drop_content": 0.2, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0}
+        config = ModelConfig(**load_preset("debug", "models"))
+        torch.manual_seed(0)
+        encoder = StyleEncoder(**config.style_encoder)
+        encoder.vgg.load_state_dict(vgg.state_dict())
+        pipeline = HiCastPipeline(build_model(config), ResidualAutoencoder(**config.autoencoder), encoder, config.scheduler)
+        return ImageStage(ImageTraining(**(values | changes)), [content], [folders[1]], pipeline, cache / "styles.safetensors", on_measure=on_measure)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def negatives(folders, tmp_path_factory) -> Path:
+    """What another method made of each photo: its negative, with the list of pairs."""
+    folder = tmp_path_factory.mktemp("results")
+    photos = sorted((folders[0] / "sub").iterdir())
+    (folder / "pairs.csv").write_text("content,style\n" + "".join(f"sub/{path.name},sub/0.png\n" for path in photos))
+    for number, path in enumerate(photos):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(folder / f"{number:05d}.png")
+    return folder
+
+
+@pytest.fixture
+def stage_of(folders, vgg, tmp_path) -> Callable[..., object]:
+    """A function that makes a stage `adapter` on a tiny net of the given shape; keys of `AdapterTraining` can be changed."""
+    import torch
+    from diffusers import T2IAdapter
+
+    from hicast.config.model import ModelConfig
+    from hicast.config.presets import load_preset
+    from hicast.config.train import AdapterTraining
+    from hicast.encoders.autoencoder import ResidualAutoencoder
+    from hicast.encoders.style import StyleEncoder
+    from hicast.models.build import build_model
+    from hicast.pipeline import HiCastPipeline
+    from hicast.training.adapter_stage import AdapterStage
+
+    def make(shape=None, base=None, **changes) -> AdapterStage:
+        values = {"steps": 4, "batch_size": 4, "crop": 32, "style_side": 64, "frozen_dtype": "float32", "warmup": 1, "control": "edge",
+                  "losses": {"control": 1.0}, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0, "checkpoint_every": 2, "log_every": 2,
+                  "learning_rate": 1e-3, "adapter": {"adapter_type": "light_adapter", "num_res_blocks": 1},
+                  "style_layers": {"relu1_2": 1.0, "relu2_2": 1.0}, "distribution_layers": {"relu1_2": 1.0}}  # fmt: skip
+        if "maps" not in changes and "control" not in changes:
+            values["extractor"] = "gradient"
+        settings = AdapterTraining(**(values | changes))
+        config = ModelConfig(**({key: value for key, value in shape.items() if key != "description"} if shape else load_preset("debug", "models")))
+        encoder = StyleEncoder(**config.style_encoder)
+        encoder.vgg.load_state_dict(vgg.state_dict())
+        model = build_model(config, 1)
+        if shape is None:  # its output would be next to nothing
+            model.unet.conv_out.weight.data.mul_(300)
+        torch.manual_seed(2)
+        context = torch.randn(1, 3, 16) if shape else None
+        autoencoder = ResidualAutoencoder(8, (4, 8, 8))
+        autoencoder.fit_linear(torch.randn(2000, 192) * 0.4)
+        pipeline = HiCastPipeline(model, autoencoder, encoder, config.scheduler, context=context)
+        torch.manual_seed(3)
+        adapter = T2IAdapter(**({"channels": [16, 16, 16]} | settings.adapter))
+        return AdapterStage(settings, [folders[0]], [folders[1]], pipeline, tmp_path / "styles.safetensors", adapter, base=base, fit_style=True)
+
+    return make
+
+
+@pytest.fixture
+def kill_at() -> Callable[..., None]:
+    """A function that lets the `stage` raise RuntimeError("killed") at a step."""
+
+    def let(stage, at: int) -> None:
+        original = stage.step
+
+        def dies(batch, step):
+            if step == at:
+                raise RuntimeError("killed")
+            return original(batch, step)
+
+        stage.step = dies
+
+    return let

@@ -1,36 +1,24 @@
-"""The stage `adapter` on tiny nets: its terms, its drawing, its maps, what it writes."""
+"""The stage `adapter` on tiny nets: its terms, its drawing, its maps."""
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import T2IAdapter
 from PIL import Image
 from torch.nn import functional
 
-from hicast.config.model import ModelConfig
-from hicast.config.presets import load_preset
 from hicast.config.train import AdapterTraining
 from hicast.controls import CONTROLS
 from hicast.controls.edge import canny_edges, gradient_edges
-from hicast.encoders.autoencoder import ResidualAutoencoder
-from hicast.encoders.style import StyleEncoder, statistics
-from hicast.encoders.vgg import STYLE_TAPS, Vgg16
-from hicast.errors import InputError, ModelError, UsageError
-from hicast.io.weights import read_metadata
-from hicast.losses.terms import weighted_sum
-from hicast.models.build import build_model
-from hicast.pipeline import HiCastPipeline
+from hicast.encoders.style import statistics
+from hicast.encoders.vgg import STYLE_TAPS
+from hicast.errors import InputError, UsageError
 from hicast.training import drawing
-from hicast.training.adapter_stage import AdapterStage
 from hicast.training.drawing import dead_terms
-from hicast.training.loop import train
 from hicast.training.maps import MapPool
 
-SAMPLE = load_preset("debug", "models") | {"style_encoder": {"normalization": "caffe", "token_grid": 2, "clamp": 6.0}}
 NOISE_UNET = {
     "in_channels": 12, "out_channels": 8, "block_out_channels": [16, 16, 16], "layers_per_block": 1,
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
@@ -48,57 +36,6 @@ NOISE = {
 
 ALL = {"control": 1.0, "style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "lattice": 1.0, "repetition": 1.0, "latent": 1.0}
 LIGHT = {"adapter_type": "light_adapter", "num_res_blocks": 1}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """A folder of photos and one of paintings, smooth colours with some texture."""
-    root = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(0)
-    for name, count in (("photos", 4), ("paintings", 3)):
-        (root / name / "sub").mkdir(parents=True)
-        for i in range(count):
-            small = Image.fromarray(random.integers(0, 255, (6, 7, 3), dtype=np.uint8))
-            pixels = np.asarray(small.resize((90 + 10 * i, 80))).astype(int) + random.integers(-20, 20, (80, 90 + 10 * i, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name / "sub" / f"{i}.png")
-    return root / "photos", root / "paintings"
-
-
-@pytest.fixture(scope="module")
-def vgg() -> Vgg16:
-    torch.manual_seed(0)
-    return Vgg16("caffe").eval()
-
-
-@pytest.fixture
-def stage_of(folders, vgg, tmp_path):
-    """Makes a stage on a tiny net of the given shape; keys of `AdapterTraining` can be changed."""
-
-    def make(shape=SAMPLE, base=None, **changes) -> AdapterStage:
-        values = {"steps": 4, "batch_size": 4, "crop": 32, "style_side": 64, "frozen_dtype": "float32", "warmup": 1, "control": "edge",
-                  "losses": {"control": 1.0}, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0, "checkpoint_every": 2, "log_every": 2,
-                  "learning_rate": 1e-3, "adapter": LIGHT, "style_layers": {"relu1_2": 1.0, "relu2_2": 1.0},
-                  "distribution_layers": {"relu1_2": 1.0}}  # fmt: skip
-        if "maps" not in changes and "control" not in changes:
-            values["extractor"] = "gradient"
-        settings = AdapterTraining(**(values | changes))
-        config = ModelConfig(**{key: value for key, value in shape.items() if key != "description"})
-        encoder = StyleEncoder(**config.style_encoder)
-        encoder.vgg.load_state_dict(vgg.state_dict())
-        model = build_model(config, 1)
-        if shape is SAMPLE:  # its output would be next to nothing
-            model.unet.conv_out.weight.data.mul_(300)
-        torch.manual_seed(2)
-        context = torch.randn(1, 3, 16) if shape is NOISE else None
-        autoencoder = ResidualAutoencoder(8, (4, 8, 8))
-        autoencoder.fit_linear(torch.randn(2000, 192) * 0.4)
-        pipeline = HiCastPipeline(model, autoencoder, encoder, config.scheduler, context=context)
-        torch.manual_seed(3)
-        adapter = T2IAdapter(**({"channels": [16, 16, 16]} | settings.adapter))
-        return AdapterStage(settings, [folders[0]], [folders[1]], pipeline, tmp_path / "styles.safetensors", adapter, base=base,
-                            fit_style=True)
-
-    return make
 
 
 def _terms(stage, step=0):
@@ -319,67 +256,3 @@ def test_gradient_checkpointing_changes_no_gradient(stage_of):
         found.append(_gradients(stage, terms["control"]))
         assert (len(calls) > before) == checkpointing
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-7) for one, other in zip(*found, strict=True))
-
-
-def test_interrupted_run_ends_bit_identical_and_its_folder_names_its_base(stage_of, tmp_path):
-    stage_of().pipeline.save_pretrained(tmp_path / "image")
-    base = tmp_path / "image"
-    train(stage_of(base=base), tmp_path / "whole")
-    stopped = stage_of(base=base)
-    original = stopped.step
-
-    def dies(batch, step):
-        if step == 3:
-            raise RuntimeError("killed")
-        return original(batch, step)
-
-    stopped.step = dies
-    with pytest.raises(RuntimeError, match="killed"):
-        train(stopped, tmp_path / "parts")
-    assert train(stage_of(base=base), tmp_path / "parts").finished
-    pipelines = [HiCastPipeline.from_pretrained(tmp_path / name, dtype="float32") for name in ("whole", "parts", "image")]
-    one, other = (pipeline.adapters.state_dict() for pipeline in pipelines[:2])
-    assert one and all(torch.equal(one[name], other[name]) for name in one)
-    assert all(torch.equal(a, b) for a, b in zip(pipelines[0].model.parameters(), pipelines[2].model.parameters(), strict=True))
-    assert json.loads((tmp_path / "whole" / "model_index.json").read_text())["base"] == "../image"
-    about = read_metadata(tmp_path / "whole" / "adapters" / "edge" / "diffusion_pytorch_model.safetensors")
-    assert (about["component"], about["control"], about["extractor"], about["base"], about["step"]) == ("adapter", "edge", "gradient", "../image", "4")
-    assert json.loads(about["training"])["steps"] == 4 and about["format_version"] == "1" and pipelines[0].about["edge"] == about
-    assert {path.name for path in (tmp_path / "whole").iterdir()} == {"adapters", "checkpoints", "log.jsonl", "model_index.json"}
-
-
-def test_adapters_are_joined_and_travel(stage_of, tmp_path):
-    stage = stage_of(base=tmp_path / "image")
-    stage.pipeline.save_pretrained(tmp_path / "image")
-    stage.save(tmp_path / "runs" / "edge")
-    stage_of(base=tmp_path / "image", adapter=LIGHT | {"num_res_blocks": 2}).save(tmp_path / "runs" / "other")
-    joined = HiCastPipeline.from_pretrained(tmp_path / "runs" / "edge", dtype="float32",
-                                            adapters={"seg": tmp_path / "runs" / "other" / "adapters" / "edge"})
-    assert joined.adapters.names == ("edge", "seg")
-    with pytest.raises(ModelError, match="adapter 'depth': expected one in '.*other', found edge"):
-        HiCastPipeline.from_pretrained(tmp_path / "image", adapters={"depth": tmp_path / "runs" / "other"})
-    joined.save_pretrained(tmp_path / "far" / "away")
-    again = HiCastPipeline.from_pretrained(tmp_path / "far" / "away", dtype="float32")
-    assert again.adapters.names == ("edge", "seg") and again.about["seg"]["extractor"] == "gradient"
-    assert "base" not in json.loads((tmp_path / "far" / "away" / "model_index.json").read_text())
-    content, style = torch.rand(1, 3, 64, 64) * 2 - 1, again.encode_style([(torch.rand(1, 3, 64, 64), 1.0)])
-    maps = {name: torch.rand(1, 3, 64, 64) for name in again.adapters.names}
-    results = [
-        pipeline.stylize_image(content, style, size=64, steps=1, controls=maps, adapters=weights)
-        for pipeline, weights in ((joined, {"edge": 1.0, "seg": 0.5}), (again, {"edge": 1.0, "seg": 0.5}), (again, {"edge": 1.0}), (again, {}))
-    ]
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[1], results[2]) and not torch.equal(results[2], results[3])
-
-
-def test_without_a_base_the_whole_model_is_written(stage_of, tmp_path):
-    stage = stage_of()
-    stage.save(tmp_path / "run")
-    pipeline = HiCastPipeline.from_pretrained(tmp_path / "run", dtype="float32")
-    assert pipeline.adapters.names == ("edge",) and pipeline.about["edge"]["control"] == "edge"
-
-
-def test_sheets_show_fixed_samples(stage_of):
-    stage = stage_of()
-    one, again = stage.preview(), stage.preview()
-    assert one.dtype == np.uint8 and (one == again).all() and one.std() > 0

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,3 +85,13 @@ def test_sizes_that_the_nets_would_pad_are_refused(benchmark, capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmark.main(["--sizes", "100"])
     assert "expected multiples of 32" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_benchmark_of_videos_runs_and_its_figures_fit_together(workplace, tmp_path):
+    words = ["clip.mp4", "painting.jpg", "--frames", "6", "--long", "9", "--side", "32", "--rounds", "1", "--threads", "1", "--presets", "balanced"]
+    done = subprocess.run([sys.executable, FOLDER / "stylize_video.py", *words, "--json", tmp_path / "out.json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads((tmp_path / "out.json").read_text()) if row["row"] == "balanced"]
+    assert [row["frames"] for row in rows] == [6, 9] and "times that of 6 frames" in done.stdout
+    assert all(row["frames_per_second"] > 0 and 0 < row["share_in_nets"] < 1 and row["peak_bytes"] > 2**28 for row in rows)

@@ -11,10 +11,11 @@ from torch import nn
 
 from hicast.cli.main import run
 from hicast.config.presets import load_preset
-from hicast.config.train import AutoencoderTraining, ImageTraining
+from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, TemporalTraining
 from hicast.errors import MemoryLimitError
 from hicast.training import memory
 from hicast.training.activations import Activations, count_activations
+from hicast.training.adversary import Adversary
 from hicast.training.memory import GIB, Counts, Outline, available, check_memory, count, expected, smaller
 from hicast.training.outlines import outline_autoencoder, outline_image, predict
 from hicast.training.run import STAGES
@@ -177,6 +178,72 @@ def test_activations_grow_with_the_pixels():
     one, other = (count(outline_image(_settings("debug-image", crop=crop))).scaled((256 / crop) ** 2) for crop in (128, 256))
     assert one.predict.whole == pytest.approx(other.predict.whole, rel=0.05)
     assert one.judge.whole == pytest.approx(other.judge.whole, rel=0.05)
+
+
+def test_adapter_trains_alone_and_its_net_has_no_copy():
+    settings = _settings("compact-adapter", AdapterTraining, control="edge")
+    plain, lean = (count(STAGES["adapter"].outline(settings.model_copy(update=changes))) for changes in ({}, {"losses": {"latent": 1.0}}))
+    adapter, unet, vgg, autoencoder = (0.6e6, 13.4e6, 14_714_688, 1.26e6)
+    assert plain.trained < 4 * 1e6 and plain.trained == lean.trained > adapter
+    assert plain.frozen == pytest.approx(4 * unet + 6 * (vgg + autoencoder), rel=0.05)
+    assert plain.judge.whole > 2 * lean.judge.whole  # VGG-16 is not run where no term reads it
+    seen = count(STAGES["adapter"].outline(settings.model_copy(update={"control": "depth", "extractor": "dpt-hybrid-midas"})))
+    assert seen.frozen - plain.frozen == pytest.approx(2 * 122.4e6, rel=0.01) and seen.judge.whole > 3 * plain.judge.whole
+
+
+def test_adapters_activations_are_those_behind_it():
+    """The way down before the first residual keeps nothing; a net that trained itself would keep its inputs too."""
+    adapter = count(STAGES["adapter"].outline(_settings("debug-adapter", AdapterTraining)))
+    image = count(outline_image(_settings("debug-image")))
+    assert 0 < adapter.predict.checkpointed < adapter.predict.whole < 1.5 * image.predict.whole
+
+
+def test_temporal_layers_are_counted_per_clip():
+    settings = _settings("compact-temporal", TemporalTraining, content="photos")
+    counts = {frames: count(STAGES["temporal"].outline(settings.model_copy(update={"frames": frames}))) for frames in (4, 8)}
+    assert counts[4].trained == counts[8].trained < 4 * 2e6
+    for part in ("predict", "judge"):
+        assert getattr(counts[8], part).whole == pytest.approx(2 * getattr(counts[4], part).whole, rel=0.1)
+    unet, vgg, autoencoder = 13.4e6, 14_714_688, 1.26e6
+    assert counts[4].frozen == pytest.approx(2 * (unet + autoencoder) + 4 * vgg, rel=0.05)  # cast where they are: the base has the originals
+    fresh = count(STAGES["temporal"].outline(settings.model_copy(update={"model": "debug", "temporal": {}})))
+    assert fresh.frozen > 4 * vgg and fresh.latents == 6 * 8 * 16**2
+
+
+def test_published_layers_train_on_the_way_up_alone():
+    settings = _settings("published-temporal", TemporalTraining, content="photos", model="debug", temporal={})
+    own = count(STAGES["temporal"].outline(settings.model_copy(update={"reference": False, "losses": {"image": 1.0}})))
+    assert 0 < count(STAGES["temporal"].outline(settings)).trained < own.trained
+
+
+def test_discriminators_are_part_of_the_image_stage():
+    plain = count(outline_image(_settings("debug-image")))
+    losses = {"adversarial": 1.0, "patch": 1.0}
+    with_both = count(outline_image(_settings("debug-image", losses=losses)))
+    with torch.device("meta"):
+        modules = Adversary(_settings("debug-image", losses=losses), torch.device("meta")).modules.values()
+    weights = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    assert with_both.trained - plain.trained == 4 * weights > 0
+    sloped = count(outline_image(_settings("debug-image", losses=losses, r1=1.0)))
+    assert sloped.judge.whole > with_both.judge.whole
+
+
+def test_kept_latents_are_part_of_the_pictures():
+    settings = ImageTraining(cached_crops=4, cache_gigabytes=0, frozen_dtype="bfloat16", crop=32)
+    counts = Counts(0, 0, *[Activations(0, 0, 0)] * 2, latents=100)
+    kept, none = (expected(changed, counts, {"content": 7, "style": 3}, CPU)["pictures"] for changed in (settings, settings.model_copy(update={"cached_crops": 0})))
+    assert kept - none == 10 * 4 * 100 * 2 * memory.LATENT_COPIES
+    assert count(outline_image(_settings("debug-image"))).latents == 8 * 4 * 4
+
+
+@pytest.mark.parametrize("stage, preset, more", [("adapter", "compact-adapter", {"control": "edge"}), ("temporal", "compact-temporal", {"content": "photos"})])
+def test_other_stages_are_refused_with_what_fits(monkeypatch, stage, preset, more):
+    settings = _settings(preset, STAGES[stage].settings, **more, gradient_checkpointing=True)
+    need = sum(expected(settings, count(STAGES[stage].outline(settings)), {}, CPU).values())
+    monkeypatch.setattr(memory, "available", lambda device: need - 1)
+    with pytest.raises(MemoryLimitError, match="--set accumulate=") as error:
+        check_memory(settings, STAGES[stage].outline, {}, CPU)
+    check_memory(settings.model_copy(update={key: int(value) for key, value in _set(str(error.value)).items()}), STAGES[stage].outline, {}, CPU)
 
 
 def test_outline_of_another_stage_needs_no_judge():

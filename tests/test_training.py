@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,56 +12,17 @@ import pytest
 import torch
 from hicast.config.model import ModelConfig
 from hicast.config.presets import list_presets, load_preset
-from hicast.config.train import AutoencoderTraining, ImageTraining
+from hicast.config.train import AutoencoderTraining
 from hicast.encoders.autoencoder import ResidualAutoencoder
-from hicast.encoders.style import StyleEncoder
 from hicast.encoders.vgg import Vgg16
 from hicast.errors import UsageError
 from hicast.losses.terms import weighted_sum
-from hicast.models.build import build_model
 from hicast.pipeline import HiCastPipeline
 from hicast.training.autoencoder_stage import AutoencoderStage
 from hicast.training.data import PicturePool
-from hicast.training.image_stage import ImageStage
 from hicast.training.image_terms import TERMS
 from hicast.training.loop import train
 from hicast.training.style_library import load_or_measure
-from PIL import Image
-
-TINY_UNET = {
-    "in_channels": 12, "out_channels": 8, "block_out_channels": [32, 32, 32], "layers_per_block": 1,
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "only_cross_attention": [True, True, False], "attention_head_dim": 4, "cross_attention_dim": 16,
-    "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
-    "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
-}  # fmt: skip
-TINY_CONFIG = ModelConfig(
-    unet=TINY_UNET,
-    content_projection={"content_channels": 8, "refined_channels": 4},
-    content_skip=True,
-    scheduler=load_preset("compact", "models")["scheduler"],
-)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder of photos and one of paintings, smooth colours with some texture."""
-    root = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(0)
-    for name, count in (("photos", 4), ("paintings", 3)):
-        (root / name / "sub").mkdir(parents=True)
-        for i in range(count):
-            small = Image.fromarray(random.integers(0, 255, (6, 7, 3), dtype=np.uint8))
-            pixels = np.asarray(small.resize((90 + 10 * i, 80))).astype(int) + random.integers(-20, 20, (80, 90 + 10 * i, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name / "sub" / f"{i}.png")
-    return root / "photos", root / "paintings"
-
-
-@pytest.fixture(scope="module")
-def vgg() -> Vgg16:
-    torch.manual_seed(0)
-    return Vgg16("caffe").eval()
 
 
 def autoencoder_stage(folders: tuple[Path, Path], vgg: Vgg16, **changes: object) -> AutoencoderStage:
@@ -69,34 +31,14 @@ def autoencoder_stage(folders: tuple[Path, Path], vgg: Vgg16, **changes: object)
     return AutoencoderStage(AutoencoderTraining(**(values | changes)), folders, vgg)
 
 
-def image_stage(folders: tuple[Path, Path], vgg: Vgg16, cache: Path, **changes: object) -> ImageStage:
-    values = {"steps": 2, "batch_size": 4, "crop": 32, "style_side": 64, "frozen_dtype": "float32", "warmup": 1,
-              "losses": {"style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "lattice": 1.0, "latent": 1.0},
-              "self_pairs": 0.3, "drop_style": 0.3, "drop_content": 0.2, "later_steps": 0.5, "tensorboard": False, "sheet_every": 0}
-    torch.manual_seed(0)
-    encoder = StyleEncoder("caffe", 8, 6.0)
-    encoder.vgg.load_state_dict(vgg.state_dict())
-    autoencoder = ResidualAutoencoder(8, (4, 8, 8))
-    pipeline = HiCastPipeline(build_model(TINY_CONFIG), autoencoder, encoder, TINY_CONFIG.scheduler)
-    settings = ImageTraining(**(values | changes))
-    return ImageStage(settings, [folders[0]], [folders[1]], pipeline, cache / "styles.safetensors")
-
-
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return ResidualAutoencoder.from_pretrained(folder / "vae").state_dict()
 
 
-def test_interrupted_run_ends_bit_identical(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
+def test_interrupted_run_ends_bit_identical(tmp_path: Path, kill_at: Callable, folders: tuple[Path, Path], vgg: Vgg16) -> None:
     train(autoencoder_stage(folders, vgg), tmp_path / "whole")
     stopped = autoencoder_stage(folders, vgg)
-    original = stopped.step
-
-    def dies(batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        if step == 5:
-            raise RuntimeError("killed")
-        return original(batch, step)
-
-    stopped.step = dies
+    kill_at(stopped, 5)
     with pytest.raises(RuntimeError, match="killed"):
         train(stopped, tmp_path / "parts")
     assert train(autoencoder_stage(folders, vgg), tmp_path / "parts").finished
@@ -117,20 +59,9 @@ def test_frozen_encoder_keeps_its_latents(tmp_path: Path, folders: tuple[Path, P
     assert changed == {"decoder", "unproject"}
 
 
-@pytest.fixture(scope="module")
-def results(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What another method made of each photo: its negative."""
-    folder = tmp_path_factory.mktemp("results")
-    photos = sorted((folders[0] / "sub").iterdir())
-    (folder / "pairs.csv").write_text("content,style\n" + "".join(f"sub/{path.name},sub/0.png\n" for path in photos))
-    for number, path in enumerate(photos):
-        Image.fromarray(255 - np.asarray(Image.open(path))).save(folder / f"{number:05d}.png")
-    return folder
-
-
-def test_every_image_term_has_a_gradient(tmp_path: Path, folders: tuple[Path, Path], results: Path, vgg: Vgg16) -> None:
+def test_every_image_term_has_a_gradient(make_image_stage: Callable, negatives: Path) -> None:
     losses = dict.fromkeys(TERMS.keys() - {"noise"}, 1.0) | {"adversarial": 1.0, "patch": 1.0}
-    stage = image_stage(folders, vgg, tmp_path, losses=losses, targets=results, crop=96, discriminator_width=1 / 64, patch_base=2)
+    stage = make_image_stage(losses=losses, targets=negatives, crop=96, discriminator_width=1 / 64, patch_base=2)
     batch = stage.batch(0, range(stage.settings.batch_size))
     terms = stage.step(batch, 0)
     assert set(terms) == set(losses) | {"discriminator", "patch_discriminator"}
@@ -142,8 +73,8 @@ def test_every_image_term_has_a_gradient(tmp_path: Path, folders: tuple[Path, Pa
     assert not any(p.requires_grad for p in frozen)
 
 
-def test_image_stage_writes_a_model_that_stylizes(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
-    outcome = train(image_stage(folders, vgg, tmp_path), tmp_path / "run")
+def test_image_stage_writes_a_model_that_stylizes(tmp_path: Path, make_image_stage: Callable) -> None:
+    outcome = train(make_image_stage(), tmp_path / "run")
     assert outcome.finished
     pipeline = HiCastPipeline.from_pretrained(tmp_path / "run", dtype="float32")
     assert pipeline.style_encoder.std.std() > 0
@@ -152,8 +83,8 @@ def test_image_stage_writes_a_model_that_stylizes(tmp_path: Path, folders: tuple
     assert result.isfinite().all()
 
 
-def test_dropped_conditions_are_null(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
-    stage = image_stage(folders, vgg, tmp_path, batch_size=16)
+def test_dropped_conditions_are_null(make_image_stage: Callable) -> None:
+    stage = make_image_stage(batch_size=16)
     batch = stage.batch(0, range(stage.settings.batch_size))
     assert (~batch.keep_style).any() and (~batch.keep_content).any()
     assert (batch.keep_style | batch.keep_content).all()
@@ -184,8 +115,8 @@ def test_shipped_model_presets_load(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "image"])
-def test_parts_of_a_batch_are_those_of_the_whole(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16, kind: str) -> None:
-    stage = autoencoder_stage(folders, vgg, batch_size=4) if kind == "autoencoder" else image_stage(folders, vgg, tmp_path)
+def test_parts_of_a_batch_are_those_of_the_whole(folders: tuple[Path, Path], vgg: Vgg16, make_image_stage: Callable, kind: str) -> None:
+    stage = autoencoder_stage(folders, vgg, batch_size=4) if kind == "autoencoder" else make_image_stage()
     whole, parts = stage.batch(3, range(4)), [stage.batch(3, rows) for rows in (range(2), range(2, 4))]
     for field in fields(whole):
         values = [getattr(part, field.name) for part in parts]
@@ -196,16 +127,14 @@ def test_parts_of_a_batch_are_those_of_the_whole(tmp_path: Path, folders: tuple[
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "image"])
-def test_gradient_checkpointing_computes_again_and_changes_no_gradient(
-    tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16, kind: str
-) -> None:
+def test_gradient_checkpointing_computes_again_and_changes_no_gradient(folders: tuple[Path, Path], vgg: Vgg16, make_image_stage: Callable, kind: str) -> None:
     found = []
     for checkpointing in (False, True):
         if kind == "autoencoder":
             stage = autoencoder_stage(folders, vgg, gradient_checkpointing=checkpointing)
             inner, outer = stage.autoencoder.encoder[2], stage.autoencoder
         else:
-            stage = image_stage(folders, vgg, tmp_path, gradient_checkpointing=checkpointing)
+            stage = make_image_stage(gradient_checkpointing=checkpointing)
             inner, outer = stage.model.unet.down_blocks[0].resnets[0], stage.model
         calls: list[int] = []
         inner.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -217,8 +146,8 @@ def test_gradient_checkpointing_computes_again_and_changes_no_gradient(
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(*found, strict=True))
 
 
-def test_sheets_show_fixed_samples(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
-    for stage in (autoencoder_stage(folders, vgg), image_stage(folders, vgg, tmp_path)):
+def test_sheets_show_fixed_samples(folders: tuple[Path, Path], vgg: Vgg16, make_image_stage: Callable) -> None:
+    for stage in (autoencoder_stage(folders, vgg), make_image_stage()):
         one, again = stage.preview(), stage.preview()
         assert one.dtype == np.uint8 and (one == again).all() and one.std() > 0
 
@@ -234,6 +163,6 @@ def test_compiled_step_computes_the_same(folders: tuple[Path, Path], vgg: Vgg16)
     assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-5) for one, other in zip(*found, strict=True))
 
 
-def test_net_that_torch_cannot_compile_is_refused(tmp_path: Path, folders: tuple[Path, Path], vgg: Vgg16) -> None:
+def test_net_that_torch_cannot_compile_is_refused(make_image_stage: Callable) -> None:
     with pytest.raises(UsageError, match="compile: expected a U-Net that pads with zeros, found replicate"):
-        image_stage(folders, vgg, tmp_path, compile=True)
+        make_image_stage(compile=True)

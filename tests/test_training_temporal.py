@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -123,17 +124,10 @@ def test_steps_lower_the_loss(tmp_path: Path, folders: tuple[Path, Path]) -> Non
     assert values[-1] < 0.8 * values[0]
 
 
-def test_interrupted_run_ends_bit_identical(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+def test_interrupted_run_ends_bit_identical(tmp_path: Path, kill_at: Callable, folders: tuple[Path, Path]) -> None:
     train(stage(folders, tmp_path), tmp_path / "whole")
     stopped = stage(folders, tmp_path)
-    original = stopped.step
-
-    def dies(batch: object, step: int) -> dict[str, torch.Tensor]:
-        if step == 3:
-            raise RuntimeError("killed")
-        return original(batch, step)
-
-    stopped.step = dies
+    kill_at(stopped, 3)
     with pytest.raises(RuntimeError, match="killed"):
         train(stopped, tmp_path / "parts")
     assert train(stage(folders, tmp_path), tmp_path / "parts").finished

@@ -171,6 +171,8 @@ class ImageTraining(RepaintTraining):
     """Stock Stable Diffusion 1.5 that a fresh model starts from: a folder in diffusers layout, or a hub id."""
     reference: bool = False
     """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style` and `gram` only."""
+    cached_crops: Annotated[int, Field(ge=0)] = 0
+    """Crops of each picture that are drawn once and whose latents are kept on disk, in place of new ones for every sample; 0 for none."""
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
     losses: dict[Literal["style", "distribution", "gram", "color", "transport", "content", "lattice", "repetition", "latent", "noise", "target_latent",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,28 +11,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from hicast.errors import InputError, OutputError
 from hicast.io.files import atomic_path, check_target, first_name, is_numbered
-from hicast.io.film_encode import Done, PieceSink
+from hicast.io.film_encode import Done, Paint, PieceSink, encode_frames
 from hicast.io.film_parts import PartsFolder, parts_path
-from hicast.io.side_by_side import WriteBehind, read_ahead
+from hicast.io.film_share import Share, piece_runs
 from hicast.io.video_codecs import CONTAINERS, PICTURES, STREAM_SUFFIX, pick_codec
 from hicast.io.video_join import Joining, Piece, join_pieces
 from hicast.io.video_pictures import write_gif, write_pictures
-from hicast.io.video_read import SourceFrame, Span, VideoReader
-
-Paint = Callable[[Iterator[np.ndarray], int, int], Iterator[np.ndarray]]
-"""From RGB frames (height, width, 3) uint8 or uint16, the index of the first one and the number of leading ones that are
-context only, to as many painted frames as are not, of the same type and of one size."""
+from hicast.io.video_read import Span, VideoReader
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEAST_PIECE = 48
 """Frames that a piece has at least, as each begins with a key frame, which is large."""
-
-DEPTH = 4
-"""Frames that decoding is ahead of painting, and painting of encoding."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +74,7 @@ def make_film(
     *,
     resume: bool = True,
     overwrite: bool = False,
+    share: Share | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> FilmOutcome:
@@ -91,7 +82,8 @@ def make_film(
 
     Finished pieces are kept in a hidden folder beside the target until the film is whole; then it is moved into place.
     `on_progress(done, total)` counts frames, with a total of 0 where the file does not tell. A source that breaks off
-    gives a film of what could be decoded. Raises InputError, OutputError and UsageError, and what `paint` raises.
+    gives a film of what could be decoded. With a `share` several processes make it together, each called with its own: pieces are
+    shared out, and the first process joins them; the result is that of one process. Raises InputError, OutputError and UsageError, and what `paint` raises.
     """
     reader = VideoReader(film.source, film.span)
     codec = pick_codec(film.suffix, film.codec, film.crf, reader.info.alpha)
@@ -101,26 +93,49 @@ def make_film(
             folder = parts_path(film.target)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hicast-"))) / "parts"
-        parts = PartsFolder(folder)
-        pieces = parts.open(_job(film, codec, passed=paint is None), resume)
-        stack.callback(lambda: None if pieces else parts.remove())
+        parts, job = PartsFolder(folder), _job(film, codec, passed=paint is None)
+        if share is None:
+            pieces = parts.open(job, resume)
+            stack.callback(lambda: None if pieces else parts.remove())
+        else:
+            pieces = share.together(lambda: parts.open(job, resume), alone=True) or []
         resumed = sum(len(piece.stamps) for piece in pieces)
         if resumed:
             on_note(f"{film.target}: {resumed} frames are there from an earlier run; going on after them")
-        end = parts.end()
+        end = parts.end() if share is None else share.gather(parts.end())[0]
         if end is None:
+            end = _make(film, reader, paint, codec, parts, pieces, Done(resumed, reader.expected_frames or 0, on_progress), on_note, share)
+        if share is None or share.leads:
             with _write_errors(film):
-                done = Done(resumed, reader.expected_frames or 0, on_progress)
-                sink = PieceSink(reader.info, codec, film, parts, pieces, done, on_note)
-                _encode_rest(film, reader, paint, sink, resumed)
-                if not pieces:
-                    raise InputError(f"{film.source}: expected frames in this part of the video, found none; change --start and --end")
-                end = {"lost": reader.lost}
-                parts.finish(end)
-        with _write_errors(film):
-            _deliver(film, reader, pieces, codec, overwrite, on_note)
-        parts.remove()
+                _deliver(film, reader, pieces, codec, overwrite, on_note)
+            parts.remove()
     return FilmOutcome(sum(len(piece.stamps) for piece in pieces), resumed, end["lost"])
+
+
+def _make(film: Film, reader: VideoReader, paint: Paint | None, codec: str, parts: PartsFolder, pieces: list[Piece], done: Done,
+          on_note: Callable[[str], None], share: Share | None) -> dict[str, Any]:
+    """Make all pieces that are missing from `pieces`, which then holds them; what is to be known of the end."""
+
+    def work() -> None:
+        with _write_errors(film):
+            if share is None:
+                _encode_rest(film, reader, paint, PieceSink(reader.info, codec, film, parts, pieces, done, on_note), done.count)
+            else:
+                _encode_share(film, reader, paint, parts, share, lambda number: PieceSink(reader.info, codec, film, parts, [], done, on_note, number))
+
+    if share is None:
+        work()
+    else:
+        share.together(work)
+        pieces[:] = share.together(parts.pieces)
+    if not pieces:
+        parts.remove()
+        raise InputError(f"{film.source}: expected frames in this part of the video, found none; change --start and --end")
+    end = {"lost": reader.lost}
+    if share is None or share.leads:
+        with _write_errors(film):
+            parts.finish(end)
+    return end
 
 
 def _job(film: Film, codec: str, passed: bool) -> dict[str, Any]:
@@ -133,38 +148,18 @@ def _job(film: Film, codec: str, passed: bool) -> dict[str, Any]:
 
 
 def _encode_rest(film: Film, reader: VideoReader, paint: Paint | None, sink: PieceSink, first: int) -> None:
-    """Decode, paint and encode all frames from index `first` on, each in a thread of its own."""
+    """Decode, paint and encode all frames from index `first` on."""
     context = min(film.context, first) if paint else 0
+    encode_frames(reader.frames(first - context), reader, paint, sink, first, context)
 
-    def unpacked() -> Iterator[tuple[SourceFrame, np.ndarray | None]]:
-        for frame in reader.frames(first - context):
-            yield frame, None if paint is None else reader.pixels(frame)
 
-    waiting: deque[tuple[SourceFrame, np.ndarray | None]] = deque()
-
-    def pictures(frames: Iterator[tuple[SourceFrame, np.ndarray | None]]) -> Iterator[np.ndarray]:
-        for frame, pixels in frames:
-            if frame.index >= first:
-                alpha = pixels[..., 3:] if pixels.shape[2] == 4 else None
-                waiting.append((SourceFrame(frame.index, frame.pts, frame.duration, None), alpha))
-            yield pixels[..., :3]
-
-    frames = read_ahead(unpacked(), DEPTH)
-    try:
-        with WriteBehind(lambda item: sink.write(*item), DEPTH) as behind:
-            if paint is None:
-                for frame, _ in frames:
-                    behind.put((frame, frame.picture, None))
-            else:
-                for painted in paint(pictures(frames), first - context, context):
-                    frame, alpha = waiting.popleft()
-                    behind.put((frame, painted, alpha))
-        sink.close()
-    except BaseException:
-        sink.abandon()
-        raise
-    finally:
-        frames.close()
+def _encode_share(film: Film, reader: VideoReader, paint: Paint | None, parts: PartsFolder, share: Share, new_sink: Callable[[int], PieceSink]) -> None:
+    """Make those missing pieces that are for this process, each painted from the context before it."""
+    there, context = parts.numbers(), film.context if paint else 0
+    runs = piece_runs(reader.frames(), film.piece_frames, context, lambda number: share.owns(number) and number not in there)
+    for number, frames in runs:
+        first = number * film.piece_frames
+        encode_frames(frames, reader, paint, new_sink(number), first, min(context, first))
 
 
 def _deliver(

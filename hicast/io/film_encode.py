@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,16 +12,23 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from hicast.io.film_parts import PartsFolder
+from hicast.io.side_by_side import WriteBehind, read_ahead
 from hicast.io.video_codecs import encoding_for
 from hicast.io.video_color import convert, to_frame
 from hicast.io.video_info import VideoInfo
 from hicast.io.video_join import Piece
+from hicast.io.video_read import SourceFrame, VideoReader
 from hicast.io.video_write import PieceWriter
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-    from hicast.io.video_read import SourceFrame
+Paint = Callable[[Iterator[np.ndarray], int, int], Iterator[np.ndarray]]
+"""From RGB frames (height, width, 3) uint8 or uint16, the index of the first one and the number of leading ones that are
+context only, to as many painted frames as are not, of the same type and of one size."""
+
+DEPTH = 4
+"""Frames that decoding is ahead of painting, and painting of encoding."""
 
 
 class Choices(Protocol):
@@ -51,14 +59,16 @@ class PieceSink:
 
     def __init__(
         self, info: VideoInfo, codec: str, film: Choices, parts: PartsFolder, pieces: list[Piece], done: Done,
-        on_note: Callable[[str], None],
+        on_note: Callable[[str], None], first: int = 0,
     ) -> None:  # fmt: skip
-        """`pieces` are those that are there already; `on_note` is told once what the encoding cannot keep."""
+        """`pieces` are those that are there already, after the `first` ones, which others make; `on_note` is told once what the
+        encoding cannot keep."""
         self._info, self._codec, self._film, self._parts, self._pieces = info, codec, film, parts, pieces
         self._done, self._on_note = done, on_note
         self._writer: PieceWriter | None = None
         self._last_duration = 0
-        self._noted = bool(pieces)
+        self._noted = bool(pieces) or first > 0
+        self._first = first
 
     def write(self, frame: SourceFrame, content: np.ndarray | VideoFrame, alpha: np.ndarray | None) -> None:
         """Encode one frame: painted pixels, with the `alpha` (height, width, 1) of its source, or a picture as it was decoded."""
@@ -84,7 +94,7 @@ class PieceSink:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
-            self._pieces.append(self._parts.add(len(self._pieces), writer, self._last_duration))
+            self._pieces.append(self._parts.add(self._first + len(self._pieces), writer, self._last_duration))
 
     def abandon(self) -> None:
         """Let go of the piece that is open, if any."""
@@ -100,7 +110,40 @@ class PieceSink:
         for note in () if self._noted else encoding.notes:
             self._on_note(f"{self._info.name}: {note}")
         self._noted = True
-        return PieceWriter(self._parts.piece_path(len(self._pieces)), encoding)
+        return PieceWriter(self._parts.piece_path(self._first + len(self._pieces)), encoding)
+
+
+def encode_frames(frames: Iterable[SourceFrame], reader: VideoReader, paint: Paint | None, sink: PieceSink, first: int, context: int) -> None:
+    """Unpack, paint and encode `frames`, each in a thread of its own; the `context` ones before index `first` are only looked at."""
+    waiting: deque[tuple[SourceFrame, np.ndarray | None]] = deque()
+
+    def unpacked() -> Iterator[tuple[SourceFrame, np.ndarray | None]]:
+        for frame in frames:
+            yield frame, None if paint is None else reader.pixels(frame)
+
+    def pictures(items: Iterator[tuple[SourceFrame, np.ndarray | None]]) -> Iterator[np.ndarray]:
+        for frame, pixels in items:
+            if frame.index >= first:
+                alpha = pixels[..., 3:] if pixels.shape[2] == 4 else None
+                waiting.append((SourceFrame(frame.index, frame.pts, frame.duration, None), alpha))
+            yield pixels[..., :3]
+
+    items = read_ahead(unpacked(), DEPTH)
+    try:
+        with WriteBehind(lambda item: sink.write(*item), DEPTH) as behind:
+            if paint is None:
+                for frame, _ in items:
+                    behind.put((frame, frame.picture, None))
+            else:
+                for painted in paint(pictures(items), first - context, context):
+                    frame, alpha = waiting.popleft()
+                    behind.put((frame, painted, alpha))
+        sink.close()
+    except BaseException:
+        sink.abandon()
+        raise
+    finally:
+        items.close()
 
 
 def _resized(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:

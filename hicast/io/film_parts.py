@@ -43,7 +43,7 @@ class PartsFolder:
                     f"{self.path}: expected pieces made with the same settings, found others for {', '.join(changed)}; "
                     "give the earlier settings to go on, or --no-resume to begin anew"
                 )
-            return self._pieces()
+            return self.pieces()
         self.remove()
         try:
             self.path.mkdir(parents=True)
@@ -77,7 +77,11 @@ class PartsFolder:
         """Delete the folder, if there is one."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _pieces(self) -> list[Piece]:
+    def numbers(self) -> set[int]:
+        """Numbers of all pieces that count, gaps or not."""
+        return {int(path.stem) for path in self.path.glob("[0-9]*.json") if path.with_suffix(".mkv").is_file()}
+
+    def pieces(self) -> list[Piece]:
         """Pieces from the first on without a gap."""
         pieces: list[Piece] = []
         while (entry := self._read(f"{len(pieces):06}.json")) is not None and self.piece_path(len(pieces)).is_file():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hicast.diffusion.noise import film_noise
+from hicast.diffusion.scenes import is_cut
 from hicast.diffusion.windows import Window, cut_windows
 from hicast.encoders.style import StyleCode
 from hicast.io.images import resize_image
@@ -35,6 +36,12 @@ class Shot:
     features: Mapping[str, Residuals]
     masks: tuple[Tensor, ...]
     photo: Tensor | None
+
+
+def frames_at_once(size: tuple[int, int], device: torch.device, layers: int = 1) -> int:
+    """How many frames of `size` (height, width) the nets get together, in so many `layers`, where frames do not depend on each other."""
+    room = (AT_ONCE if device.type == "cpu" else 8 * AT_ONCE) // layers
+    return max(room // (size[0] * size[1]), 1)
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,14 @@ class ClipPainter:
 
     def paint(self, shots: Iterable[Shot], window: int, overlap: int, first: int, lead: int) -> Iterator[Tensor]:
         """The painted frames, but those of the context; raises UsageError as `cut_windows` does."""
-        for part in cut_windows(shots, window, overlap, first, lead):
+        is_new_scene = (lambda before, after: is_cut(before.frame, after.frame)) if self.looks_back else None
+        for part in cut_windows(shots, window, overlap, first, lead, is_new_scene):
             yield from self._window(part)
 
     def _window(self, part: Window[Shot]) -> Iterator[Tensor]:
         """The frames of one window, as many at a time as memory should hold; all of them where they look at each other."""
         height, width = part.frames[0].frame.shape[-2:]
-        room = (AT_ONCE if self.painter.device.type == "cpu" else 8 * AT_ONCE) // (1 + len(self.regions))
-        many = max(room // (height * width), 1)
+        many = frames_at_once((height, width), self.painter.device, 1 + len(self.regions))
         begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
         for start in range(begin, len(part.frames), many):
             shots = part.frames[start : start + many]

@@ -18,6 +18,7 @@ from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.adversary import Adversary
+from hicast.training.crop_source import Crop, Keeping, PictureCrops, TargetCrops
 from hicast.training.data import center_crop, evenly, random_crop, sample_generator, to_batch
 from hicast.training.image_terms import OF_LATENTS, OF_TARGETS, TAPS, TERMS, Result, image_terms
 from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage, taps
@@ -28,10 +29,15 @@ from hicast.training.targets import TargetPool
 @dataclass(frozen=True)
 class ImageBatch(RepaintBatch):
     """Also `result`, the same crops of another method's results, for self pairs the content, and `painting`, crops of the
-    paintings for discriminators."""
+    paintings for discriminators; `clean` and `result_latents` are latents of content and result where they are kept.
+
+    Pictures that no term looks at are empty.
+    """
 
     result: Tensor | None = None
     painting: Tensor | None = None
+    clean: Tensor | None = None
+    result_latents: Tensor | None = None
 
 
 class ImageStage(RepaintStage):
@@ -53,12 +59,16 @@ class ImageStage(RepaintStage):
         super().__init__(settings, content, style, pipeline, cache, fit_style=fit_style, device=device,
                          on_measure=on_measure, on_note=on_note)
         self.model.requires_grad_(True)
-        self.targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
         self.terms = TERMS
         self.adversary = Adversary(settings, self.device)
         self.real_taps = taps(settings, {"transport": TAPS["transport"]})
         self.paired = bool(self.adversary.modules or self.real_taps)
         """Whether a crop of the painting goes with each sample."""
+        self.seen = any(weight for name, weight in settings.losses.items() if name not in OF_LATENTS)
+        keeping = Keeping(settings, self.codec, cache.parent, self.seen, on_measure)
+        self.photo_crops, self.painting_crops = PictureCrops(self.photos, "photos", keeping), PictureCrops(self.paintings, "paintings", keeping)
+        targets = TargetPool(settings.targets, self.photos, self.paintings, on_note) if settings.targets else None
+        self.target_crops = TargetCrops(targets, self.photo_crops) if targets else None
         self.target_taps = taps(settings, {name: TAPS[name] for name in OF_TARGETS})
 
     def trainable(self) -> dict[str, nn.Module]:
@@ -70,17 +80,16 @@ class ImageStage(RepaintStage):
         settings = self.settings
         drawn = [self._sample(step * settings.batch_size + row) for row in rows]
         crops, results, real, paintings, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
-        return ImageBatch(to_batch(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
+        return ImageBatch(_pixels(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
                           torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), self.noise(step, rows),
-                          self.timestep(step), to_batch(results) if self.targets else None,
-                          to_batch(real) if self.paired else None)
+                          self.timestep(step), _pixels(results) if self.target_crops else None,
+                          to_batch(real) if self.paired else None, _latents(crops), _latents(results) if self.target_crops else None)
 
     def step(self, batch: ImageBatch, step: int) -> LossTerms:
         """Loss terms of one batch; see the class."""
-        clean = self.encode(batch.content)
+        clean = self.encode(batch.content) if batch.clean is None else batch.clean.to(self.device).float()
         estimate = self.estimate(batch, clean, self.conditions(batch, clean))
-        seen = any(weight for name, weight in self.settings.losses.items() if name not in OF_LATENTS)
-        judged = self.judged(batch, clean, estimate, self._result(batch), decode=seen)
+        judged = self.judged(batch, clean, estimate, self._result(batch), decode=self.seen)
         painting = batch.painting.to(self.device, memory_format=torch.channels_last) if self.paired else None
         if self.real_taps:
             with torch.no_grad():
@@ -113,8 +122,9 @@ class ImageStage(RepaintStage):
         """What the terms need of the other method's results."""
         if batch.result is None:
             return None
-        picture = batch.result.to(self.device, memory_format=torch.channels_last)
-        latents = self.encode(picture) if self.settings.losses.get("target_latent") else None
+        picture, latents = batch.result.to(self.device, memory_format=torch.channels_last), None
+        if self.settings.losses.get("target_latent"):
+            latents = self.encode(picture) if batch.result_latents is None else batch.result_latents.to(self.device).float()
         return Result(picture, self.vgg(picture, self.target_taps) if self.target_taps else {}, latents)
 
     def _sample(self, index: int) -> _Sample:
@@ -123,30 +133,41 @@ class ImageStage(RepaintStage):
         random = sample_generator(settings.seed, index)
         row = int(random.integers(len(self.paintings)))
         is_self, result = random.random() < settings.self_pairs, None
-        if is_self or self.targets is None:
-            pixels = self.paintings[row] if is_self else self.photos[int(random.integers(len(self.photos)))]
-            crop = random_crop(pixels, settings.crop, settings.zoom, random)
+        if is_self:
+            crop = self.painting_crops.draw(row, random)
+        elif self.target_crops:
+            crop, result, row = self.target_crops.draw(random)
         else:
-            crop, result, row = self.targets.crops(int(random.integers(len(self.targets))), settings.crop, settings.zoom, random)
+            crop = self.photo_crops.draw(int(random.integers(len(self.photos))), random)
         scale = 1.0 if random.random() < 0.5 else float(random.uniform(*settings.style_scale))
         dropped = random.random()
         keep_style = dropped >= settings.drop_style
         keep_content = not settings.drop_style <= dropped < settings.drop_style + settings.drop_content
-        real = random_crop(self.paintings[row], settings.crop, settings.zoom, random) if self.paired else crop
+        real = random_crop(self.paintings[row], settings.crop, settings.zoom, random) if self.paired else None
         return _Sample(crop, crop if result is None else result, real, row, scale, keep_style, keep_content, is_self)
 
 
 class _Sample(NamedTuple):
     """One sample of an `ImageBatch`."""
 
-    content: np.ndarray
-    result: np.ndarray
-    real: np.ndarray
+    content: Crop
+    result: Crop
+    real: np.ndarray | None
     painting: int
     style_scale: float
     keep_style: bool
     keep_content: bool
     is_self: bool
+
+
+def _pixels(crops: Sequence[Crop]) -> Tensor:
+    """Pictures (batch, 3, side, side) in [-1, 1] of `crops`, empty where they have none."""
+    return torch.empty(len(crops), 3, 0, 0) if crops[0].pixels is None else to_batch([crop.pixels for crop in crops])
+
+
+def _latents(crops: Sequence[Crop]) -> Tensor | None:
+    """Latents (batch, channels, height, width) of `crops`, where they are kept."""
+    return None if crops[0].latents is None else torch.stack([crop.latents for crop in crops])
 
 
 def image_taps(settings: ImageTraining) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ SLACK = 1.3
 BYTES_PER_PAINTING = 300_000
 """What is kept of a measured painting."""
 
+LATENT_COPIES = 3
+"""How many times kept latents are there at most: while they are gathered, joined and written."""
+
 LITTLE_CACHE = 0.25
 """Gigabytes of decoded pictures that are kept where memory is short; the others are decoded again."""
 
@@ -40,15 +43,19 @@ class Outline:
     """A stage's nets without their values, and its two passes: what `StageKind.outline(settings)` gives.
 
     `trained` and `frozen` modules are made under `torch.device("meta")`, the trained ones in float32, the frozen ones in
-    `frozen_dtype` and without gradients. `predict(samples)` calls the trained nets as a step does, in float32;
-    `judge(samples)` calls the frozen nets that gradients pass through, on an input that requires a gradient. Both make
-    their inputs on the meta device and are counted by what autograd saves in them; passes under `no_grad` count for nothing.
+    `frozen_dtype` and without gradients; beside each of these lies the original in float32. `borrowed` ones are frozen too, in the
+    precision that they compute in, and have no copy. `predict(samples)` calls the trained nets as a step does, in float32;
+    `judge(samples)` calls the frozen nets that gradients pass through, on an input that requires a gradient, and discriminators. Both
+    make their inputs on the meta device and are counted by what autograd saves in them; passes under `no_grad` count for nothing.
+    `latents` is the number of values in the latent of a sample.
     """
 
     trained: tuple[nn.Module, ...]
     frozen: tuple[nn.Module, ...]
     predict: Callable[[int], Any]
     judge: Callable[[int], Any] | None = None
+    borrowed: tuple[nn.Module, ...] = ()
+    latents: int = 0
 
 
 OutlineOf = Callable[[Any], Outline]
@@ -90,22 +97,26 @@ class Counts:
     """Frozen nets as they came, in float32, for saving; and as they compute."""
     predict: Activations
     judge: Activations
+    latents: int = 0
+    """Values in the latent of a sample."""
 
     def scaled(self, pixels: float) -> Counts:
         """The same for samples of `pixels` times as many pixels: attention keeps no matrix, so all activations grow alike."""
         parts = [Activations(*(round(pixels * size) for size in (part.whole, part.kept, part.largest_block))) for part in (self.predict, self.judge)]
-        return Counts(self.trained, self.frozen, *parts)
+        return Counts(self.trained, self.frozen, *parts, round(pixels * self.latents))
 
 
 def count(outline: Outline) -> Counts:
     """Count weights and the activations of one sample; takes a fraction of a second."""
-    for module in (*outline.trained, *outline.frozen):
+    modules = (*outline.trained, *outline.frozen, *outline.borrowed)
+    for module in modules:
         module.train()
-    judge = count_activations(outline.frozen, lambda: outline.judge(1)) if outline.judge else Activations(0, 0, 0)
-    predict = count_activations(outline.trained, lambda: outline.predict(1))
+    judge = count_activations(modules, lambda: outline.judge(1)) if outline.judge else Activations(0, 0, 0)
+    predict = count_activations(modules, lambda: outline.predict(1))
     frozen = sum(parameter.numel() * (4 + parameter.element_size()) for module in outline.frozen for parameter in module.parameters())
+    frozen += sum(parameter.numel() * parameter.element_size() for module in outline.borrowed for parameter in module.parameters())
     trained = 4 * sum(p.numel() for module in outline.trained for p in module.parameters() if p.requires_grad)
-    return Counts(trained, frozen, predict, judge)
+    return Counts(trained, frozen, predict, judge, outline.latents)
 
 
 def expected(settings: TrainSettings, counts: Counts, pictures: Mapping[str, int], device: torch.device, processes: int = 1) -> dict[str, int]:
@@ -131,7 +142,7 @@ def expected(settings: TrainSettings, counts: Counts, pictures: Mapping[str, int
         "activations": round(activations),
     }
     if device.type != "cuda":
-        parts |= {"pictures": _pictures(settings, pictures, samples), "libraries": LIBRARIES}
+        parts |= {"pictures": _pictures(settings, counts, pictures, samples), "libraries": LIBRARIES}
     return {name: here * size for name, size in parts.items()}
 
 
@@ -167,12 +178,18 @@ def smaller(settings: TrainSettings, processes: int) -> Iterator[dict[str, Any]]
         crop = crop // 64 * 32
 
 
-def _pictures(settings: TrainSettings, pictures: Mapping[str, int], samples: int) -> int:
-    """Decoded pictures that are kept, measured paintings, and batches that are prepared ahead."""
+def _pictures(settings: TrainSettings, counts: Counts, pictures: Mapping[str, int], samples: int) -> int:
+    """Decoded pictures that are kept, measured paintings, kept latents, and batches that are prepared ahead."""
     room, one = settings.cache_gigabytes * GIB, 3 * settings.image_side**2 * 1.4
-    kept = sum(min(room, number * one) for name, number in pictures.items() if name != "video")
-    ahead = (settings.readers + 2) * samples * settings.accumulate * 2 * 3 * 4 * settings.crop**2
-    return round(kept + ahead + pictures.get("style", 0) * BYTES_PER_PAINTING)
+    stills = {name: number for name, number in pictures.items() if name != "video"}
+    kept = sum(min(room, number * one) for number in stills.values())
+    latents = sum(stills.values()) * getattr(settings, "cached_crops", 0) * counts.latents * LATENT_COPIES * _itemsize(settings)
+    ahead = (settings.readers + 2) * samples * settings.accumulate * getattr(settings, "frames", 1) * 2 * 3 * 4 * settings.crop**2
+    return round(kept + ahead + latents + pictures.get("style", 0) * BYTES_PER_PAINTING)
+
+
+def _itemsize(settings: TrainSettings) -> int:
+    return getattr(torch, settings.frozen_dtype).itemsize
 
 
 def _gib(size: float) -> str:

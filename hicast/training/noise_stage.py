@@ -12,7 +12,7 @@ from hicast.config.train import ImageTraining
 from hicast.encoders.vgg import STYLE_TAPS
 from hicast.errors import ModelError, UsageError
 from hicast.models.hicast_model import Conditions
-from hicast.training.data import random_crop, sample_generator
+from hicast.training.data import sample_generator
 from hicast.training.image_stage import ImageBatch, ImageStage
 from hicast.training.image_terms import Judged, Result
 from hicast.training.published_terms import PUBLISHED_TERMS
@@ -47,8 +47,10 @@ class NoiseStage(ImageStage):
         is_self = not drawn.keep_content or (drawn.is_self and drawn.keep_style)
         if is_self != drawn.is_self:
             random = sample_generator(settings.seed, 2**42 + index)
-            pixels = self.paintings[drawn.painting] if is_self else self.photos[int(random.integers(len(self.photos)))]
-            crop = random_crop(pixels, settings.crop, settings.zoom, random)
+            if is_self:
+                crop = self.painting_crops.draw(drawn.painting, random)
+            else:
+                crop = self.photo_crops.draw(int(random.integers(len(self.photos))), random)
             drawn = drawn._replace(content=crop, result=crop, is_self=is_self)
         return drawn if self.model.has_embedded_scale else drawn._replace(style_scale=1.0)
 

@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from hicast.config.layers import merge
-from hicast.config.train import AutoencoderTraining, ImageTraining
+from hicast.config.model import ModelConfig
+from hicast.config.train import AutoencoderTraining, ImageTraining, RepaintTraining
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
 from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
@@ -18,11 +19,13 @@ from hicast.losses.color import color_quantiles
 from hicast.losses.perceptual import feature_quantiles, gram, instance_normalize, lattice_energy, layer_statistics, repetition
 from hicast.losses.targets import local_deviation
 from hicast.losses.transport import neighbourhoods
+from hicast.models.adapters import Residuals
 from hicast.models.build import build_model
 from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.training.adversary import Adversary
 from hicast.training.autoencoder_stage import DETAIL_TAPS
 from hicast.training.image_stage import image_taps
-from hicast.training.image_terms import TAPS
+from hicast.training.image_terms import OF_LATENTS, TAPS
 from hicast.training.memory import Outline
 from hicast.training.start import autoencoder_config, check_base, merged_unet, model_config
 
@@ -51,28 +54,37 @@ def outline_image(settings: ImageTraining) -> Outline:
     config = merged_unet(model_config(settings.model), settings.unet)
     check_base(settings.base, settings.start, settings.model, config)
     channels = config.unet["out_channels"]
-    kind = AutoencoderKL if "block_out_channels" in config.autoencoder else ResidualAutoencoder
     with torch.device("meta"):
-        model = build_model(config)
-        parts = [frozen(part, settings.frozen_dtype) for part in (kind(**{"latent_channels": channels} | config.autoencoder), Vgg16())]
-    codec, vgg = LatentCodec(parts[0]), parts[1]
+        model, adversary = build_model(config), Adversary(settings, torch.device("meta"))
+    codec, vgg = judges(config, settings.frozen_dtype)
     side = settings.crop // codec.factor
     taps = STYLE_TAPS if settings.reference else image_taps(settings)
 
     def judge(samples: int) -> Any:
         decoded = codec.decode(meta(samples, channels, side, side, gradient=True)).float()
         features = vgg(decoded, taps) if taps else {}
-        return [*_of_features(settings, features), *_of_picture(settings, decoded)]
+        painting, keep = meta(samples, 3, settings.crop, settings.crop), torch.ones(samples, dtype=torch.bool, device="meta")
+        return [*of_features(settings, features), *of_picture(settings, decoded), *adversary.terms(decoded, painting, keep, 0).values()]
 
     def through(samples: int) -> Any:
         return predict(model, meta(samples, channels, side, side), config.style_encoder.get("token_grid", 0))
 
-    return Outline((model.unet, model.content_projection), tuple(parts), through, judge)
+    trained = (model.unet, model.content_projection, *adversary.modules.values())
+    seen = any(weight for name, weight in settings.losses.items() if name not in OF_LATENTS)
+    return Outline(trained, (codec.autoencoder, vgg), through, judge if seen else None, latents=channels * side**2)
 
 
-def _of_features(settings: ImageTraining, features: Mapping[str, Tensor]) -> Iterator[Tensor]:
+def judges(config: ModelConfig, dtype: str) -> tuple[LatentCodec, Vgg16]:
+    """The frozen autoencoder and VGG-16 of a model, computing in `dtype`."""
+    kind = AutoencoderKL if "block_out_channels" in config.autoencoder else ResidualAutoencoder
+    with torch.device("meta"):
+        autoencoder, vgg = kind(**{"latent_channels": config.unet["out_channels"]} | config.autoencoder), Vgg16()
+    return LatentCodec(frozen(autoencoder, dtype)), frozen(vgg, dtype)
+
+
+def of_features(settings: RepaintTraining, features: Mapping[str, Tensor]) -> Iterator[Tensor]:
     """What the terms in use compute from VGG features: float32 copies that are larger than the features themselves."""
-    if settings.reference:
+    if getattr(settings, "reference", False):
         yield statistics(features)
         return
     measures = {"style": layer_statistics, "distribution": feature_quantiles, "gram": gram, "content": instance_normalize,
@@ -82,17 +94,17 @@ def _of_features(settings: ImageTraining, features: Mapping[str, Tensor]) -> Ite
             yield from (measure(features[name]) for name, weight in getattr(settings, TAPS[term]).items() if weight)
 
 
-def _of_picture(settings: ImageTraining, decoded: Tensor) -> Iterator[Tensor]:
+def of_picture(settings: RepaintTraining, decoded: Tensor) -> Iterator[Tensor]:
     """What the terms in use compute from the decoded picture."""
     measures = {"color": color_quantiles, "lattice": lattice_energy, "repetition": lambda image: repetition(image, image.detach())}
     yield from (measure(decoded) for term, measure in measures.items() if settings.losses.get(term))
 
 
-def predict(model: HiCastModel, latents: Tensor, token_grid: int) -> Tensor:
+def predict(model: HiCastModel, latents: Tensor, token_grid: int, residuals: Residuals | None = None) -> Tensor:
     """The net on meta `latents` (batch, channels, height, width), with style tokens or a text context of the usual length."""
     width = model.unet.config.encoder_hid_dim or model.unet.config.cross_attention_dim
     tokens = meta(1, token_grid**2, TOKEN_DIM) if token_grid else meta(1, _TEXT_TOKENS, width)
-    conditions = Conditions.of(latents, StyleCode(meta(1, STYLE_DIM)), tokens, style_scale=1.0)
+    conditions = Conditions.of(latents, StyleCode(meta(1, STYLE_DIM)), tokens, residuals, 1.0)
     return model(latents, meta(), conditions)
 
 

@@ -44,7 +44,7 @@ class StageKind:
     open: Callable[[TrainSettings, Opening], Stage]
     reads: tuple[str, ...]
     needs: tuple[str | tuple[str, ...], ...]
-    outline: Callable[[TrainSettings], Outline] | None = None
+    outline: Callable[[TrainSettings], Outline]
 
 
 def check_data(settings: TrainSettings, kind: StageKind) -> dict[str, int]:
@@ -190,9 +190,21 @@ def _outline_image(settings: ImageTraining) -> Outline:
     return outline_image(settings)
 
 
+def _outline_adapter(settings: AdapterTraining) -> Outline:
+    from hicast.training.frozen_net_outlines import outline_adapter
+
+    return outline_adapter(settings)
+
+
+def _outline_temporal(settings: TemporalTraining) -> Outline:
+    from hicast.training.frozen_net_outlines import outline_temporal
+
+    return outline_temporal(settings)
+
+
 STAGES = {
     "autoencoder": StageKind(AutoencoderTraining, _open_autoencoder, ("content", "style"), ("content", "output"), _outline_autoencoder),
     "image": StageKind(ImageTraining, _open_image, ("content", "style"), ("content", "style", "output"), _outline_image),
-    "adapter": StageKind(AdapterTraining, _open_adapter, ("content", "style"), ("control", "content", "style", "output")),
-    "temporal": StageKind(TemporalTraining, _open_temporal, ("video", "content", "style"), (("video", "content"), "style", "output")),
+    "adapter": StageKind(AdapterTraining, _open_adapter, ("content", "style"), ("control", "content", "style", "output"), _outline_adapter),
+    "temporal": StageKind(TemporalTraining, _open_temporal, ("video", "content", "style"), (("video", "content"), "style", "output"), _outline_temporal),
 }

@@ -110,10 +110,17 @@ def open_adapter(control: str, config: Mapping[str, Any], seed: int, earlier: Pa
         return load_module(lambda stored: T2IAdapter(**stored), earlier / ADAPTERS / control)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return T2IAdapter(**config)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"adapter: expected a configuration of T2IAdapter, found: {error}; correct it") from error
+        return fresh_adapter(config)
+
+
+def fresh_adapter(config: Mapping[str, Any]) -> T2IAdapter:
+    """A new adapter of diffusers' configuration `config`; UsageError where it cannot be built."""
+    try:
+        return T2IAdapter(**config)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"adapter: expected a configuration of T2IAdapter, found: {error}; correct it") from error
+
+
 def clip_pipeline(settings: TemporalTraining, fresh: Callable[[ModelConfig], HiCastPipeline]) -> tuple[HiCastPipeline, Path | None]:
     """The pipeline whose temporal layers are to train, in float32, and the folder that the result will name as its base.
 
@@ -143,12 +150,18 @@ def clip_pipeline(settings: TemporalTraining, fresh: Callable[[ModelConfig], HiC
     return pipeline, base
 
 
-def _layers(settings: TemporalTraining, config: ModelConfig, pipeline: HiCastPipeline) -> TemporalLayers:
-    """New temporal layers as model and settings want them, or those of `pipeline` if they are so; else ModelError."""
+def layer_choices(settings: TemporalTraining, config: ModelConfig) -> dict[str, Any]:
+    """What new temporal layers are made with; UsageError for unknown choices."""
     choices = merge(config.temporal, settings.temporal)
     unknown = sorted(set(choices) - set(CHOICES))
     if unknown:
         raise UsageError(f"temporal: expected choices of {', '.join(CHOICES)}, found {', '.join(unknown)}; {name_advice(unknown[0], CHOICES)}")
+    return choices
+
+
+def _layers(settings: TemporalTraining, config: ModelConfig, pipeline: HiCastPipeline) -> TemporalLayers:
+    """New temporal layers as model and settings want them, or those of `pipeline` if they are so; else ModelError."""
+    choices = layer_choices(settings, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         layers = TemporalLayers.for_unet(pipeline.model.unet, **choices)

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from hicast.encoders.style import StyleEncoder, pooled_tokens, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
-from hicast.errors import InputError
 from hicast.io.weights import save_safetensors
 from hicast.losses.color import color_quantiles
 from hicast.losses.perceptual import feature_quantiles, gram, layer_statistics
+from hicast.training.cache_keys import content_digest, weights_digest
 from hicast.training.data import PicturePool, to_batch
-from hicast.training.sources import Source
 
-FORMAT = 2
+FORMAT = 3
 
 
 class StyleLibrary:
@@ -96,7 +95,7 @@ def load_or_measure(cache: Path, pool: PicturePool, vgg: Vgg16, side: int, grid:
                     style_layers: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> StyleLibrary:
     """The library of `pool` from the file `cache`, measured and written there if the paintings or the encoder differ.
 
-    The key is made of the files' contents, not of their names, so a moved folder keeps its cache.
+    The key is made of the contents of the files and of the encoder, not of their names, so a moved folder keeps its cache.
     """
     key = _key(pool, vgg, [FORMAT, side, grid, sorted(gram_layers), sorted(style_layers)])
     try:
@@ -111,16 +110,7 @@ def load_or_measure(cache: Path, pool: PicturePool, vgg: Vgg16, side: int, grid:
 
 
 def _key(pool: PicturePool, vgg: Vgg16, settings: list) -> str:
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for parameter in vgg.parameters():
-        digest.update(parameter.detach().flatten()[:64].double().cpu().numpy().tobytes())
+    digest = hashlib.sha256(json.dumps([*settings, pool.short_side]).encode() + weights_digest(vgg))
     for file in pool.files:
-        digest.update(_content_hash(file))
+        digest.update(content_digest(file))
     return digest.hexdigest()
-
-
-def _content_hash(file: Source) -> bytes:
-    try:
-        return hashlib.sha256(file.read()).digest()
-    except InputError:
-        return b"unreadable"

@@ -59,12 +59,17 @@ class TargetPool:
 
     def crops(self, index: int, side: int, zoom: tuple[float, float], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """The same random crop (side, side, 3) of photo and result `index`, and the row of its painting."""
+        photo, result = self.pictures(index)
+        window = crop_window(photo.shape[:2], side, zoom, random)
+        return cut(photo, window, side), cut(result, window, side), self.targets[index].painting
+
+    def pictures(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Photo and result `index`, uint8 of the photo's size (height, width, 3)."""
         target = self.targets[index]
         photo, result = self.photos[target.photo], self.results[target.result]
         if result.shape != photo.shape:
             result = np.asarray(Image.fromarray(result).resize(photo.shape[1::-1], Image.Resampling.LANCZOS))
-        window = crop_window(photo.shape[:2], side, zoom, random)
-        return cut(photo, window, side), cut(result, window, side), target.painting
+        return photo, result
 
 
 def rows_by_name(pool: PicturePool) -> dict[str, int]:
