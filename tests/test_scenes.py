@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hicast import pipeline as pipeline_module
 from hicast.config.presets import load_preset
 from hicast.diffusion.scenes import is_cut
 from hicast.diffusion.windows import cut_windows
@@ -93,7 +92,7 @@ def test_temporal_layers_do_not_look_across_a_cut(steady, monkeypatch):
     differences = []
     for cuts in (True, False):
         if not cuts:
-            monkeypatch.setattr(pipeline_module, "is_cut", lambda before, after: False)
+            monkeypatch.setattr("hicast.repainting.clip.is_cut", lambda before, after: False)
         results = [list(steady.stylize_video(film, code, window=6, overlap=1, size=32)) for film in films]
         assert [len(result) for result in results] == [6, 6]
         differences.append(max((one - other).abs().max().item() for one, other in zip(*(result[3:] for result in results), strict=True)))
