@@ -24,7 +24,6 @@ from hicast.io.weights import read_metadata
 
 CPU = torch.device("cpu")
 LIMITS = {"soft": 1e6, "compact_depth": 4e6, "regions": 0.5e6}
-SMALL = {name: limit for name, limit in LIMITS.items() if name != "regions"}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +97,18 @@ def test_people_are_seen_in_a_square(net, image):
     mask = PersonMask(net)(image)
     square = net(functional.interpolate(image, size=(256, 256), mode="bilinear", antialias=True)).sigmoid()
     assert torch.allclose(mask[:, :1], functional.interpolate(square, size=(50, 70), mode="bilinear"), atol=1e-5)
+
+
+def test_people_need_weights_of_a_net_that_was_taught(net, image, tmp_path):
+    with pytest.raises(ModelError) as caught:
+        find_extractor("seg", "person")[1].open(None, CPU, torch.float32)
+    assert str(caught.value) == (
+        "extractor person: expected weights (a .safetensors file, as benchmarks/teach_controls.py writes it), found none; give them, or take "
+        "regions, which needs none, or maps of your own"
+    )
+    save_map_net(net, tmp_path / "person.safetensors", {})
+    masks = find_extractor("seg", "person")[1].open(tmp_path / "person.safetensors", CPU, torch.float32)(image)
+    assert torch.allclose(masks, PersonMask(net)(image), atol=1e-2)
 
 
 @pytest.mark.parametrize("name, limit", LIMITS.items())
@@ -259,5 +270,5 @@ def test_oneformer_without_weights_is_one_line(tmp_path):
         load_oneformer(tmp_path)
     assert str(caught.value) == (
         f"extractor oneformer-coco: expected weights (the folder of shi-labs/oneformer_coco_swin_large), found {tmp_path}; give them, or take "
-        "regions or person, which need none, or maps of your own"
+        "regions, which needs none, or maps of your own"
     )

@@ -142,11 +142,11 @@ CONTROLS = {
     "seg": Control(
         {
             "regions": ExtractorKind(_regions, differentiable=True),
-            "person": ExtractorKind(_person, differentiable=True),
+            "person": ExtractorKind(_person, True, "a .safetensors file, as benchmarks/teach_controls.py writes it"),
             "oneformer-coco": ExtractorKind(_oneformer, False, "the folder of shi-labs/oneformer_coco_swin_large"),
         },
         default="regions",
-        offline="regions or person, which need none, or maps of your own",
+        offline="regions, which needs none, or maps of your own",
     ),
 }
 """Every control. Source of the maps: reference, section 5."""
