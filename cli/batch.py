@@ -126,6 +126,10 @@ class Batch(ABC):
         if self.failed and len(plan) > 1:
             self.console.info(f"{len(self.failed)} of {len(plan)} {self.noun}s failed")
 
+    def model(self) -> str | Path:
+        """What to load of the model that the settings name."""
+        return self.settings.model
+
     @property
     def needs_model(self) -> bool:
         """Whether the nets are used at all."""
@@ -167,7 +171,7 @@ class Batch(ABC):
         from hicast.pipeline import HiCastPipeline
 
         start = perf_counter()
-        self.pipeline = HiCastPipeline.from_pretrained(self.settings.model, device=self.settings.device, dtype=self.settings.dtype)
+        self.pipeline = HiCastPipeline.from_pretrained(self.model(), device=self.settings.device, dtype=self.settings.dtype)
         self.settings = resolve_stylize(self.request.layers, self.pipeline.defaults)
         self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.request.styles])
         self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s")

@@ -89,6 +89,8 @@ class PictureBatch(Batch):
             size=settings.size,
             keep_size=settings.keep_size,
             tile=settings.tile,
+            content_latent=settings.content_latent,
+            square=settings.square,
             on_progress=on_progress,
         )
         pixels = to_pixels(image)

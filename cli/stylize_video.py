@@ -19,6 +19,7 @@ from hicast.io.files import VIDEOS, PlannedOutput
 from hicast.io.film import Film, make_film
 from hicast.io.images import to_pixels, to_tensor
 from hicast.io.metadata import settings_comment
+from hicast.io.model_places import clip_model
 from hicast.io.video_codecs import STREAM_SUFFIX, pick_codec
 from hicast.io.video_info import VideoInfo
 from hicast.io.video_read import Span, VideoReader
@@ -144,6 +145,10 @@ class VideoBatch(Batch):
         if outcome.lost:
             raise InputError(f"{name_of(item.source)}: expected a whole video, {outcome.lost}; the result holds what could be decoded")
 
+    def model(self) -> str | Path:
+        """The model's part for clips, where it has one."""
+        return clip_model(self.settings.model)
+
     def _named(self, item: PlannedOutput, text: str) -> str:
         """`text` with standard input called by that name."""
         return text if item.source else text.replace(str(self.paths[item]), "standard input")
@@ -197,6 +202,8 @@ class VideoBatch(Batch):
                 size=settings.size,
                 keep_size=settings.keep_size,
                 tile=settings.tile,
+                content_latent=settings.content_latent,
+                square=settings.square,
                 window=video.window,
                 overlap=video.overlap if self.pipeline.looks_back else 0,
                 shared_noise=video.shared_noise,

@@ -12,13 +12,13 @@ from diffusers import AutoencoderKL, SchedulerMixin, T2IAdapter
 from torch import Tensor
 
 from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, guide_stacked, plan_guidance
-from hicast.diffusion.noise import film_noise
+from hicast.diffusion.noise import content_noise, film_noise
 from hicast.diffusion.sampling import draw_noise, make_scheduler, sample
 from hicast.diffusion.windows import cut_windows
-from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
+from hicast.encoders.autoencoder import AUTOENCODERS, LatentCodec, ResidualAutoencoder, latent_shape
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.errors import ModelError
-from hicast.io.bases import ADAPTERS, INDEX_FILE, adapter_folder, find_adapters, with_bases
+from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL, adapter_folder, find_adapters, with_bases
 from hicast.io.images import crop, pad_to_multiple, resize_image, working_size
 from hicast.io.weights import (
     CONTEXT_FILE,
@@ -39,9 +39,6 @@ from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 from hicast.models.temporal import TemporalLayers
 from hicast.models.tiling import predict_in_tiles
 
-FORMAT_VERSION = 1
-AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
-TEMPORAL = "temporal"
 MULTIPLE = 32
 AT_ONCE = 2**19
 """Pixels of frames that a CPU's nets get together; a GPU's get eight times as many."""
@@ -79,7 +76,7 @@ class HiCastPipeline:
                         adapters: Mapping[str, str | Path] | None = None) -> HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
 
-        A folder that holds only adapters or temporal layers is joined with the base it names. `adapters` are further ones by name, each
+        A folder that holds only some parts, such as adapters or temporal layers, is joined with the base it names. `adapters` are further ones by name, each
         the folder of an adapter or of the run that trained it; they win over those of the model.
 
         Raises ModelError for missing, damaged or foreign parts.
@@ -94,12 +91,13 @@ class HiCastPipeline:
                     f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
                     f"{index.get('format')}: convert it or update hicast"
                 )
+        nearest = {part: next((place for place in bases if (place / part).is_dir()), folder) for part in ("unet", "style_encoder", "vae")}
         joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in (adapters or {}).items()}
         temporal = next((place / TEMPORAL for place in bases if (place / TEMPORAL).is_dir()), None)
         pipeline = cls(
-            HiCastModel.from_pretrained(folder),
-            load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
-            load_module(lambda config: StyleEncoder(**config), folder / "style_encoder"),
+            HiCastModel.from_pretrained(nearest["unet"]),
+            load_module(lambda config: AUTOENCODERS[kind](**config), nearest["vae"] / "vae"),
+            load_module(lambda config: StyleEncoder(**config), nearest["style_encoder"] / "style_encoder"),
             load_json(folder / "scheduler" / "scheduler_config.json"),
             index=index,
             context=load_context(folder),
@@ -166,21 +164,22 @@ class HiCastPipeline:
                       style_scale: float = 1.0, content_scale: float = 1.0, steps: int | None = None,
                       scheduler: str | None = None, seed: int = 0, size: int | None = None, keep_size: bool = False,
                       tile: int | None = None, controls: Mapping[str, Tensor] | None = None,
-                      adapters: Mapping[str, float] | None = None,
+                      adapters: Mapping[str, float] | None = None, content_latent: str = "mode", square: bool = False,
                       on_progress: OnProgress | None = None) -> Tensor:
         """Repaint `content` (1, 3, height, width) in [-1, 1] in the style of `styles`; a float32 image in [-1, 1].
 
         `style_scale` strengthens style, `content_scale` content (1 is neutral); `steps` evaluations of the `scheduler`
         start from noise of `seed`; `size` is the short side to work at, after which the result gets the content's size
         unless `keep_size`; `tile` is the side in pixels above which the work is cut. `controls` are maps (1, 3, height,
-        width) in [0, 1] by name, used with the weights in `adapters`.
+        width) in [0, 1] by name, used with the weights in `adapters`. `content_latent` is the `mode` of the autoencoder's
+        posterior or a `sample` of it drawn with `seed`, and `square` squashes the content to a square to work at: both as published.
         """
         height, width = content.shape[-2:]
-        small = self._working_size((height, width), size)
+        small = self._working_size((height, width), size, square)
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
         residuals = self._residuals(controls or {}, adapters or {}, small)
         image = self._repaint(resize_image(content, small), code, lambda shape: draw_noise(shape, seed), seed, residuals,
-                              style_scale, content_scale, steps, scheduler, tile, on_progress)  # fmt: skip
+                              style_scale, content_scale, steps, scheduler, tile, content_latent, on_progress)  # fmt: skip
         return image if keep_size else resize_image(image, (height, width))
 
     def _scheduler(self, name: str) -> SchedulerMixin:
@@ -199,7 +198,8 @@ class HiCastPipeline:
                       style_scale: float = 1.0, content_scale: float = 1.0, steps: int | None = None,
                       scheduler: str | None = None, seed: int = 0, size: int | None = None, keep_size: bool = False,
                       tile: int | None = None, window: int = 16, overlap: int = 0, shared_noise: float = 1.0,
-                      first: int = 0, lead: int = 0, pixel_aspect: float = 1.0) -> Iterator[Tensor]:
+                      first: int = 0, lead: int = 0, pixel_aspect: float = 1.0, content_latent: str = "mode",
+                      square: bool = False) -> Iterator[Tensor]:
         """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
 
         Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for
@@ -213,7 +213,7 @@ class HiCastPipeline:
             for frame in frames:
                 whole[:] = [tuple(frame.shape[-2:])]
                 height, width = whole[0]
-                yield resize_image(frame, self._working_size((height, max(round(width * pixel_aspect), 1)), size))
+                yield resize_image(frame, self._working_size((height, max(round(width * pixel_aspect), 1)), size, square))
 
         for part in cut_windows(shrunk(), window, overlap, first, lead):
             height, width = part.frames[0].shape[-2:]
@@ -224,7 +224,7 @@ class HiCastPipeline:
                 numbers = range(part.first + start, part.first + start + len(content))
                 with self._as_clip(len(content)):
                     image = self._repaint(content, code, lambda shape: film_noise(shape[1:], seed, numbers, shared_noise), seed,
-                                          None, style_scale, content_scale, steps, scheduler, tile)  # fmt: skip
+                                          None, style_scale, content_scale, steps, scheduler, tile, content_latent)  # fmt: skip
                 for one in image[max(part.context - start, 0) :].split(1):
                     yield one if keep_size else resize_image(one, whole[0])
 
@@ -243,20 +243,22 @@ class HiCastPipeline:
 
     def _repaint(self, content: Tensor, code: StyleCode, noise: Callable[[Sequence[int]], Tensor], seed: int,
                  residuals: tuple[Tensor, ...] | None, style_scale: float, content_scale: float, steps: int | None,
-                 scheduler: str | None, tile: int | None, on_progress: OnProgress | None = None) -> Tensor:
+                 scheduler: str | None, tile: int | None, content_latent: str = "mode", on_progress: OnProgress | None = None) -> Tensor:
         """`content` (batch, 3, height, width) at its working size, repainted from the `noise` of the latents' shape."""
         padded, small = pad_to_multiple(content, MULTIPLE)
         codec = LatentCodec(self.autoencoder, **({"tile": tile // 8} if tile else {}))
-        latents = codec.encode(padded.to(self.device)).float()
+        drawn = content_noise((1, *latent_shape(codec, padded)), seed).to(self.device) if content_latent == "sample" else None
+        latents = codec.encode(padded.to(self.device), drawn).float()
         denoise = self._denoiser(latents, code, style_scale, content_scale, residuals, tile or self.index["tile"])
         result = sample(denoise, noise(latents.shape).to(self.device), self._scheduler(scheduler or "ddim"),
                         steps or self.defaults.get("steps", 20), torch.Generator().manual_seed(seed), on_progress)  # fmt: skip
         return crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
 
-    def _working_size(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    def _working_size(self, size: tuple[int, int], short_side: int | None, square: bool = False) -> tuple[int, int]:
         """Size (height, width) to work at: as told, else the picture's own within the model's range."""
         least, largest = self.index["side_range"]
-        return working_size(size, short_side or min(max(min(size), least), largest), 8)
+        found = working_size(size, short_side or min(max(min(size), least), largest), 8)
+        return (min(found), min(found)) if square else found
 
     def _residuals(self, controls: Mapping[str, Tensor], weights: Mapping[str, float],
                    size: tuple[int, int]) -> tuple[Tensor, ...] | None:

@@ -134,7 +134,7 @@ def test_flags_reach_the_engine_and_defaults_come_from_the_model(capsys):
     _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--seed", "5", "--scheduler", "ddim", "--tile", "128", "--size", "32")
     expected = {
         "style_scale": 1.0, "content_scale": 1.0, "steps": 7, "scheduler": "ddim", "seed": 5, "size": 32,
-        "keep_size": False, "tile": 128, "shape": (1, 3, 16, 24), "weights": [1.0],
+        "keep_size": False, "tile": 128, "content_latent": "mode", "square": False, "shape": (1, 3, 16, 24), "weights": [1.0],
     }  # fmt: skip
     assert FakePipeline.calls == [expected]
 

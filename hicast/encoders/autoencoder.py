@@ -94,6 +94,10 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         self.unproject.bias.copy_(mean.view(3, 64).mean(1))
 
 
+AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
+"""Kinds of autoencoders by the name of their class."""
+
+
 class LatentCodec:
     """One face for our autoencoder and for `AutoencoderKL`: scaled latents in, scaled latents out, tiled when large.
 
@@ -138,6 +142,12 @@ class LatentCodec:
     def _decode(self, latents: Tensor) -> Tensor:
         decoded = self.autoencoder.decode(latents)
         return decoded.sample if self.stochastic else decoded
+
+
+def latent_shape(codec: LatentCodec, image: Tensor) -> tuple[int, int, int]:
+    """Channels, height and width of the latents of `image` (batch, 3, height, width)."""
+    height, width = image.shape[-2:]
+    return codec.autoencoder.config.latent_channels, height // codec.factor, width // codec.factor
 
 
 def tiled(

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import nn
 
 from hicast.config.model import ModelConfig
 from hicast.encoders.style import StyleEncoder
+from hicast.encoders.text import empty_prompt
 from hicast.errors import ModelError
-from hicast.io.weights import WEIGHTS_FILE, check_shapes, load_json, load_safetensors
+from hicast.io.stock_parts import load_stock
+from hicast.io.weights import WEIGHTS_FILE, load_json
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.unet import ContentProjection, build_unet
 from hicast.pipeline import HiCastPipeline
@@ -27,10 +29,6 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _ON_THE_HUB = [
     *(f"{part}/*.json" for part in PARTS), "tokenizer/*.txt", f"unet/{WEIGHTS_FILE}", f"vae/{WEIGHTS_FILE}", "text_encoder/model.safetensors"
 ]  # fmt: skip
-_FORMER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""Names that autoencoders of the first releases have, and today's."""
-
-State = dict[str, Tensor]
 
 
 def stock_folder(base: str, on_note: OnNote | None = None) -> Path:
@@ -87,7 +85,7 @@ def widened_model(folder: Path, config: ModelConfig, seed: int = 0) -> HiCastMod
     own = {f"class_embedding.{name}": value for name, value in embedding.state_dict().items()}
     shapes = {name: value.shape for name, value in unet.state_dict().items() if name not in own}
     wide = shapes["conv_in.weight"]
-    state = _load_checked(folder, shapes | {"conv_in.weight": (wide[0], latents, *wide[2:])})
+    state = load_stock(folder, shapes | {"conv_in.weight": (wide[0], latents, *wide[2:])})
     stock = state["conv_in.weight"]
     state["conv_in.weight"] = torch.cat([stock, stock.new_zeros(wide[0], wide[1] - latents, *wide[2:])], dim=1)
     unet.load_state_dict(state | own, assign=True)
@@ -100,31 +98,8 @@ def stock_autoencoder(folder: Path, expected: Mapping[str, Any]) -> AutoencoderK
     known = inspect.signature(AutoencoderKL.__init__).parameters
     with torch.device("meta"):
         autoencoder = AutoencoderKL(**{key: value for key, value in part_config(folder).items() if key in known})
-    autoencoder.load_state_dict(_load_checked(folder, {name: value.shape for name, value in autoencoder.state_dict().items()}), assign=True)
+    autoencoder.load_state_dict(load_stock(folder, {name: value.shape for name, value in autoencoder.state_dict().items()}), assign=True)
     return autoencoder.eval()
-
-
-@torch.no_grad()
-def empty_prompt(folder: Path) -> Tensor:
-    """What the text encoder in `folder` says to an empty prompt: last hidden state (1, tokens, width), float32."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32).eval()
-        length = encoder.config.max_position_embeddings
-        words = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return encoder(words.input_ids).last_hidden_state.clone()
-    except Exception as error:  # tokenizers raises nothing narrower
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"--base {folder}: expected a CLIP text encoder and its tokenizer, found: {reason}; fetch them again") from error
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
 
 
 def _from_hub(name: str) -> Path:
@@ -145,39 +120,6 @@ def _from_hub(name: str) -> Path:
     finally:
         if not silent:
             enable_progress_bars()
-
-
-def _load_checked(folder: Path, shapes: Mapping[str, Any]) -> State:
-    """Weights of a diffusers part in float32, under today's names, with just these `shapes`."""
-    path = next((folder / name for name in _file_names() if (folder / name).is_file()), folder / WEIGHTS_FILE)
-    state = load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    state = {_renamed(name): value.float() for name, value in state.items()}
-    state = {name: _fitted(value, shapes.get(name)) for name, value in state.items()}
-    check_shapes(path, state, shapes)
-    return state
-
-
-def _file_names() -> list[str]:
-    stem = WEIGHTS_FILE.removesuffix(".safetensors")
-    return [WEIGHTS_FILE, f"{stem}.fp16.safetensors", f"{stem}.bin"]
-
-
-def _load_pickle(path: Path) -> State:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling damaged bytes raises nearly anything
-        raise ModelError(f"weights '{path}': expected tensors, found a file that cannot be read: fetch it again") from error
-
-
-def _renamed(name: str) -> str:
-    for former, new in _FORMER_ATTENTION.items():
-        name = name.replace(former, new)
-    return name
-
-
-def _fitted(value: Tensor, shape: Any) -> Tensor:
-    """Attention of the first releases was stored as 1x1 convolutions: the same numbers as a matrix."""
-    return value.view(shape) if shape is not None and value.ndim == len(shape) + 2 and value.shape[2:] == (1, 1) else value
 
 
 def _check_config(folder: Path, expected: Mapping[str, Any]) -> None:
