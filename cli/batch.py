@@ -18,7 +18,7 @@ from hicast.io.images import Picture, load_picture, to_tensor
 
 from . import options
 from .console import Console
-from .failures import explain
+from .failures import explain, is_out_of_memory, smaller_settings
 
 if TYPE_CHECKING:
     import typer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hicast.encoders.style import StyleCode
     from hicast.pipeline import HiCastPipeline
 
-OF_THIS_MACHINE = {"device", "max_megapixels"}
+OF_THIS_MACHINE = {"device", "max_megapixels", "compile", "offload"}
 """Settings that say nothing about the result and are not kept with it."""
 
 
@@ -94,6 +94,19 @@ class Batch(ABC):
         """Begin with the settings that hold before the model is known."""
         self.settings = self.request.settings
 
+    def look_ahead(self, content: Any) -> None:
+        """Tell what the work will take, before the model is loaded; raises MemoryLimitError where it cannot fit."""
+
+    def begin_again(self) -> None:
+        """Make room for another try at an input."""
+        import gc
+
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     @abstractmethod
     def read(self, item: PlannedOutput) -> Any:
         """The input, or what is to be known of it before the model is loaded."""
@@ -116,9 +129,9 @@ class Batch(ABC):
                 self.leave(item, error)
                 continue
             if self.pipeline is None and self.needs_model:
-                self._open_pipeline()
+                self._open_pipeline(content)
             try:
-                self.stylize(item, content, label)
+                self._stylize_somehow(item, content, label, patient=len(ready) > 1)
             except (UsageError, ModelError):
                 raise
             except Exception as error:
@@ -148,6 +161,19 @@ class Batch(ABC):
         self.console.failure(error)
         self.failed.append({"input": name_of(item.source), "error": explain(error)[0]})
 
+    def _stylize_somehow(self, item: PlannedOutput, content: Any, label: str, patient: bool) -> None:
+        """Stylize; `patient` tries again with smaller settings where memory runs out, which then hold for what follows too."""
+        while True:
+            try:
+                return self.stylize(item, content, label)
+            except Exception as error:
+                thrift = smaller_settings(self.settings) if patient and is_out_of_memory(error) else None
+                if thrift is None:
+                    raise
+            words, self.settings = thrift
+            self.console.info(f"{name_of(item.source)}: memory ran out; goes on with {words}, from here on")
+            self.begin_again()
+
     def _is_open(self, item: PlannedOutput) -> bool:
         """Whether `item` can and should be done, as far as file names tell."""
         target = first_name(item.target) if item.target else None
@@ -165,13 +191,17 @@ class Batch(ABC):
             return False
         return True
 
-    def _open_pipeline(self) -> None:
-        """Load the model and lay its defaults under all other settings."""
+    def _open_pipeline(self, content: Any) -> None:
+        """Load the model and lay its defaults under all other settings; `content` is what it begins with."""
         check_device(self.settings)
+        self.look_ahead(content)
         from hicast.pipeline import HiCastPipeline
 
         start = perf_counter()
-        self.pipeline = HiCastPipeline.from_pretrained(self.model(), device=self.settings.device, dtype=self.settings.dtype)
+        more = {} if self.settings.offload == "none" else {"offload": self.settings.offload}
+        self.pipeline = HiCastPipeline.from_pretrained(self.model(), device=self.settings.device, dtype=self.settings.dtype, **more)
+        if self.settings.compile:
+            self.pipeline.compile()
         self.settings = resolve_stylize(self.request.layers, self.pipeline.defaults)
         self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.request.styles])
         self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s")
@@ -185,6 +215,8 @@ def check_device(settings: StylizeSettings) -> None:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(settings.device, True):
         raise UsageError(f"--device {settings.device}: expected such a device, found none; take --device auto or cpu")
+    if settings.offload != "none" and not (present["cuda"] and settings.device in ("auto", "cuda")):
+        raise UsageError(f"--offload {settings.offload}: expected a CUDA device, found none to be used; leave it out")
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and not any(present.values()))
     if on_cpu and settings.dtype == "float16":
         raise UsageError("--dtype float16: expected a GPU, found the CPU, which is far too slow at it; take --dtype bfloat16 or float32")

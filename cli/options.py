@@ -89,6 +89,11 @@ Dtype = Annotated[
     _option("--dtype", help="Precision of the nets; float16 on a GPU only. Default: auto."),
 ]
 Tile = Annotated[int | None, _option("--tile", metavar="N", help="Side of tiles for large pictures, in pixels; smaller takes less memory.")]
+Compile = Annotated[bool | None, _option("--compile", help="Compile the net first: slow to begin, then faster steps. Worth it on a GPU with many inputs.")]
+Offload = Annotated[
+    Literal["none", "model", "sequential"] | None,
+    _option("--offload", help="What of the model is on the GPU: all, the part that computes, or the layer that computes. Default: none."),
+]
 MaxMegapixels = Annotated[float | None, _option("--max-megapixels", metavar="X", help="Largest picture that is read. Default: 100.")]
 
 

@@ -14,6 +14,7 @@ from hicast.io.images import Picture, load_picture, save_picture, to_pixels, to_
 from . import options
 from .batch import Batch, name_of, read_request
 from .console import OnProgress
+from .foresight import look_ahead
 from .recorded import recorded_layer
 
 COMMAND = "stylize-image"
@@ -40,6 +41,8 @@ def stylize_image(
     device: options.Device = None,
     dtype: options.Dtype = None,
     tile: options.Tile = None,
+    compile: options.Compile = None,
+    offload: options.Offload = None,
     max_megapixels: options.MaxMegapixels = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -64,6 +67,10 @@ class PictureBatch(Batch):
     def read(self, item: PlannedOutput) -> Picture:
         """The decoded picture."""
         return load_picture(item.source or sys.stdin.buffer, self.settings.max_megapixels)
+
+    def look_ahead(self, content: Picture) -> None:
+        """What one picture takes."""
+        look_ahead(self.console, self.settings, self.settings.model, content.pixels.shape[:2])
 
     def stylize(self, item: PlannedOutput, content: Picture, label: str) -> None:
         """Stylize and write one picture."""

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +26,7 @@ from hicast.io.video_read import Span, VideoReader
 
 from . import options
 from .batch import Batch, name_of, read_request
+from .foresight import look_ahead
 from .recorded import recorded_layer
 from .spool import spooled
 
@@ -78,6 +79,8 @@ def stylize_video(
     device: options.Device = None,
     dtype: options.Dtype = None,
     tile: options.Tile = None,
+    compile: options.Compile = None,
+    offload: options.Offload = None,
     max_megapixels: options.MaxMegapixels = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -122,6 +125,15 @@ class VideoBatch(Batch):
             return VideoReader(self.paths[item], self.choices.span)
         except InputError as error:
             raise InputError(self._named(item, str(error))) from None
+
+    def look_ahead(self, content: VideoReader) -> None:
+        """What one window takes."""
+        look_ahead(self.console, self.settings, self.model(), (content.info.height, content.info.width), clip=True)
+
+    def begin_again(self) -> None:
+        """Frames that are done have been painted with other settings, so they are painted anew."""
+        super().begin_again()
+        self.choices = replace(self.choices, resume=False)
 
     @property
     def needs_model(self) -> bool:

@@ -35,7 +35,9 @@ from hicast.io.weights import (
 )
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
 from hicast.models.device import pick_device, pick_dtype
+from hicast.models.compiling import compile_unet
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.offload import Offload
 from hicast.models.temporal import TemporalLayers
 from hicast.models.tiling import predict_in_tiles
 
@@ -70,11 +72,12 @@ class HiCastPipeline:
         self.temporal = temporal
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self._schedulers: dict[str, SchedulerMixin] = {}
+        self._offload = Offload("model", self.device, {})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto", *,
-                        adapters: Mapping[str, str | Path] | None = None) -> HiCastPipeline:
-        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
+                        adapters: Mapping[str, str | Path] | None = None, offload: str = "none") -> HiCastPipeline:
+        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` with `offload` (see `to`).
 
         A folder that holds only some parts, such as adapters or temporal layers, is joined with the base it names. `adapters` are further ones by name, each
         the folder of an adapter or of the run that trained it; they win over those of the model.
@@ -105,7 +108,7 @@ class HiCastPipeline:
             temporal=load_module(lambda config: TemporalLayers(**config), temporal) if temporal else None,
         )
         pipeline.about = {key: read_metadata(path / WEIGHTS_FILE) for key, path in joined.items()}
-        return pipeline.to(device, dtype)
+        return pipeline.to(device, dtype, offload)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the whole model, adapters and temporal layers included, to `folder` in diffusers layout; raises OutputError.
@@ -132,27 +135,36 @@ class HiCastPipeline:
         """Settings of stylizing that this model falls back to."""
         return dict(self.index["defaults"])
 
-    def to(self, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
+    def to(self, device: str = "auto", dtype: str = "auto", offload: str = "none") -> HiCastPipeline:
         """Move all parts to `device` (`auto`, `cpu`, `cuda`, `mps`) and cast them to `dtype`; returns itself.
+
+        `offload` says what is on a GPU: `none` for all parts, `model` for the part that computes, `sequential` for the layer that computes.
 
         `auto` takes a GPU where there is one, and bfloat16 where the machine computes in it, else float32. Style
         statistics overflow in float16, so VGG-16 then stays in float32. Raises UsageError for float16 on a CPU.
         """
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        temporal = [] if self.temporal is None else [self.temporal]
-        for part in (self.model, self.autoencoder, self.adapters, self.style_encoder, *temporal):
+        self._offload.release()
+        parts = {"model": self.model, "autoencoder": self.autoencoder, "adapters": self.adapters, "style_encoder": self.style_encoder}
+        parts |= {} if self.temporal is None else {TEMPORAL: self.temporal}
+        for name, part in parts.items():
             part.requires_grad_(False).eval()
-        for part in (self.model, self.autoencoder, self.adapters, *temporal):
-            place(part, self.device, self.dtype)
-        place(self.style_encoder, self.device)
-        place(self.style_encoder.vgg, self.device, torch.float32 if self.dtype == torch.float16 else self.dtype)
+            place(part, "cpu" if offload != "none" else self.device, None if name == "style_encoder" else self.dtype)
+        place(self.style_encoder.vgg, self.style_encoder.null_style.device, torch.float32 if self.dtype == torch.float16 else self.dtype)
+        self._offload = Offload(offload, self.device, parts)
+        return self
+
+    def compile(self, **options: Any) -> HiCastPipeline:
+        """Compile the U-Net at its first use (`options` are those of torch.compile); returns itself."""
+        compile_unet(self.model.unet, **options)
         return self
 
     @torch.inference_mode()
     def encode_style(self, styles: Sequence[tuple[Tensor, float]]) -> StyleCode:
         """One code of several paintings (1, 3, height, width) in [-1, 1] with their weights (sum above 0)."""
         side = self.index["style_side"]
+        self._offload.use("style_encoder")
         codes = []
         for image, weight in styles:
             size = working_size(image.shape[-2:], side, 1)
@@ -248,10 +260,13 @@ class HiCastPipeline:
         padded, small = pad_to_multiple(content, MULTIPLE)
         codec = LatentCodec(self.autoencoder, **({"tile": tile // 8} if tile else {}))
         drawn = content_noise((1, *latent_shape(codec, padded)), seed).to(self.device) if content_latent == "sample" else None
+        self._offload.use("autoencoder")
         latents = codec.encode(padded.to(self.device), drawn).float()
         denoise = self._denoiser(latents, code, style_scale, content_scale, residuals, tile or self.index["tile"])
+        self._offload.use("model", TEMPORAL)
         result = sample(denoise, noise(latents.shape).to(self.device), self._scheduler(scheduler or "ddim"),
                         steps or self.defaults.get("steps", 20), torch.Generator().manual_seed(seed), on_progress)  # fmt: skip
+        self._offload.use("autoencoder")
         return crop(codec.decode(result).float(), small).clamp(-1, 1).cpu()
 
     def _working_size(self, size: tuple[int, int], short_side: int | None, square: bool = False) -> tuple[int, int]:
@@ -266,8 +281,14 @@ class HiCastPipeline:
         for name, control in controls.items():
             fitted = resize_image(control * 2 - 1, size) / 2 + 0.5
             maps[name] = pad_to_multiple(fitted, MULTIPLE)[0].to(self.device)
+        self._offload.use("adapters")
         features = self.adapters.features({name: maps[name] for name in maps if weights.get(name)})
         return combine(features, weights)
+
+    def _null_style(self) -> StyleCode:
+        """The null style, on the device even where the style encoder is not."""
+        null = self.style_encoder.null(1)
+        return StyleCode(null.vector.to(self.device), None if null.tokens is None else null.tokens.to(self.device))
 
     def _denoiser(self, latents: Tensor, code: StyleCode, style_scale: float, content_scale: float,
                   residuals: tuple[Tensor, ...] | None, tile: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -275,7 +296,7 @@ class HiCastPipeline:
         plan = plan_guidance(style_scale, content_scale, embedded=self.model.has_embedded_scale)
         context = None if self.context is None else self.context.to(self.device)
         full = Conditions.of(latents, code, context, residuals, plan.embedded_scale)
-        branches = {FULL: full, NO_STYLE: full.without_style(self.style_encoder.null(1)), NO_CONTENT: full.without_content()}
+        branches = {FULL: full, NO_STYLE: full.without_style(self._null_style()), NO_CONTENT: full.without_content()}
         chosen = [branches[name] for name in plan.coefficients]
         conditions = chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
 

@@ -66,6 +66,10 @@ class StylizeSettings(PresetSettings):
     """Side of the tiles that large pictures are cut into, in pixels; None lets the model choose."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    """Compile the net before the first step: minutes, and faster steps after them."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """What of the model is on the GPU: all of it, the part that computes, or the layer that computes."""
     max_megapixels: Annotated[float, Field(gt=0)] = 100.0
     """Largest picture that is read."""
 
