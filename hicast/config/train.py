@@ -166,7 +166,9 @@ class ImageTraining(RepaintTraining):
 
     stage: Literal["image"] = "image"
     base: str | None = None
-    """Stock Stable Diffusion 1.5 that a fresh model starts from: a folder in diffusers layout, or a hub id."""
+    """Stock Stable Diffusion 1.5 that a fresh model starts from: a folder in diffusers layout, a .safetensors file, or a hub id."""
+    vae: Path | None = None
+    """Another autoencoder than that of `base`: a folder in diffusers layout, or a .safetensors file."""
     reference: bool = False
     """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style` and `gram` only."""
     targets: Path | None = None
