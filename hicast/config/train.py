@@ -37,7 +37,7 @@ NumberRange = Annotated[tuple[float, float], BeforeValidator(_range), AfterValid
 """The least and the largest number to draw from, or one number."""
 
 REMARKS = frozenset(
-    ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "base", "model", "device",
+    ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "base", "vae", "model", "device",
      "checkpoint_every", "keep_checkpoints",
      "log_every", "sheet_every", "sheet_steps", "tensorboard", "cache_gigabytes", "readers", "most_bad_steps")
 )  # fmt: skip
