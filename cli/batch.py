@@ -19,7 +19,7 @@ from hicast.io.images import Picture, load_picture, to_tensor
 
 from . import options
 from .console import Console
-from .failures import explain
+from .failures import explain, is_out_of_memory, smaller_settings
 from .guides import Guides, check_guides
 from .recorded import Record
 from .words import CONTROLS, look_flags, swept, weighted_files
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from hicast.encoders.style import StyleCode
     from hicast.pipeline import HiCastPipeline
 
-LOOK_KEYS = ("style_scale", "content_scale", "steps", "scheduler", "seed", "size", "keep_size", "tile", "keep_outside", "preserve_color")
+LOOK_KEYS = ("style_scale", "content_scale", "steps", "scheduler", "seed", "size", "keep_size", "tile", "keep_outside", "preserve_color",
+             "content_latent", "square")  # fmt: skip
 """Settings that the pipeline takes by their names."""
 
-OF_THIS_MACHINE = {"device", "max_megapixels"}
+OF_THIS_MACHINE = {"device", "max_megapixels", "compile", "offload"}
 """Settings that say nothing about the result and are not kept with it."""
 
 
@@ -121,6 +122,19 @@ class Batch(ABC):
         """Begin with the settings that hold before the model is known."""
         self.settings = self.request.settings
 
+    def look_ahead(self, content: Any) -> None:
+        """Tell what the work will take, before the model is loaded; raises MemoryLimitError where it cannot fit."""
+
+    def begin_again(self) -> None:
+        """Make room for another try at an input."""
+        import gc
+
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     @abstractmethod
     def read(self, item: PlannedOutput) -> Any:
         """The input, or what is to be known of it before the model is loaded."""
@@ -143,15 +157,19 @@ class Batch(ABC):
                 self.leave(item, error)
                 continue
             if self.pipeline is None and self.needs_model:
-                self._open_pipeline()
+                self._open_pipeline(content)
             try:
-                self.stylize(item, content, label)
+                self._stylize_somehow(item, content, label, patient=len(ready) > 1)
             except (UsageError, ModelError):
                 raise
             except Exception as error:
                 self.leave(item, error)
         if self.failed and len(plan) > 1:
             self.console.info(f"{len(self.failed)} of {len(plan)} {self.noun}s failed")
+
+    def model(self) -> str | Path:
+        """What to load of the model that the settings name."""
+        return self.settings.model
 
     @property
     def needs_model(self) -> bool:
@@ -184,6 +202,19 @@ class Batch(ABC):
         self.console.failure(error)
         self.failed.append({"input": name_of(item.source), "error": explain(error)[0]})
 
+    def _stylize_somehow(self, item: PlannedOutput, content: Any, label: str, patient: bool) -> None:
+        """Stylize; `patient` tries again with smaller settings where memory runs out, which then hold for what follows too."""
+        while True:
+            try:
+                return self.stylize(item, content, label)
+            except Exception as error:
+                thrift = smaller_settings(self.settings) if patient and is_out_of_memory(error) else None
+                if thrift is None:
+                    raise
+            words, self.settings = thrift
+            self.console.info(f"{name_of(item.source)}: memory ran out; goes on with {words}, from here on")
+            self.begin_again()
+
     def _is_open(self, item: PlannedOutput) -> bool:
         """Whether `item` can and should be done, as far as file names tell."""
         target = first_name(item.target) if item.target else None
@@ -201,15 +232,20 @@ class Batch(ABC):
             return False
         return True
 
-    def _open_pipeline(self) -> None:
-        """Load the model and lay its defaults under all other settings."""
+    def _open_pipeline(self, content: Any) -> None:
+        """Load the model and lay its defaults under all other settings; `content` is what it begins with."""
         check_device(self.settings)
+        self.look_ahead(content)
         from hicast.pipeline import HiCastPipeline
 
         start = perf_counter()
         chosen = self.settings
-        joined = {"adapters": chosen.adapter_folders} if chosen.adapter_folders else {}
-        self.pipeline = HiCastPipeline.from_pretrained(chosen.model, device=chosen.device, dtype=chosen.dtype, **joined)
+        more = {"adapters": chosen.adapter_folders} if chosen.adapter_folders else {}
+        if chosen.offload != "none":
+            more["offload"] = chosen.offload
+        self.pipeline = HiCastPipeline.from_pretrained(self.model(), device=chosen.device, dtype=chosen.dtype, **more)
+        if chosen.compile:
+            self.pipeline.compile()
         self.guides = self._open_guides(resolve_stylize(self.request.layers, self.pipeline.defaults))
         self.settings = self.guides.settings
         self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.request.styles])
@@ -229,6 +265,8 @@ def check_device(settings: StylizeSettings) -> None:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(settings.device, True):
         raise UsageError(f"--device {settings.device}: expected such a device, found none; take --device auto or cpu")
+    if settings.offload != "none" and not (present["cuda"] and settings.device in ("auto", "cuda")):
+        raise UsageError(f"--offload {settings.offload}: expected a CUDA device, found none to be used; leave it out")
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and not any(present.values()))
     if on_cpu and settings.dtype == "float16":
         raise UsageError("--dtype float16: expected a GPU, found the CPU, which is far too slow at it; take --dtype bfloat16 or float32")

@@ -22,6 +22,7 @@ from .eval_images import eval_images
 from .eval_study import eval_study
 from .eval_sweep import eval_sweep
 from .eval_video import eval_video
+from .models_cmd import convert_model, list_models, pull_model, show_model, verify_model
 from .presets_cmd import copy_preset, list_command, show_preset
 from .stylize_image import stylize_image
 from .stylize_video import stylize_video
@@ -54,11 +55,20 @@ COMMANDS = (
     Command(("eval", "ablation"), eval_ablation, "hicast eval ablation --pairs pairs.csv --preset bold --video clips -o ablation"),
     Command(("eval", "study"), eval_study, "hicast eval study --pairs pairs.csv --stylized results --peers other=others -o study"),
     Command(("bench",), bench, "hicast bench --sizes 256,512 --steps 1,4 -o bench.json"),
+    Command(("models", "list"), list_models, "hicast models list"),
+    Command(("models", "info"), show_model, "hicast models info compact"),
+    Command(("models", "pull"), pull_model, "hicast models pull fast"),
+    Command(("models", "convert"), convert_model, "hicast models convert FAST/checkpoint --base stable-diffusion-v1-5"),
+    Command(("models", "verify"), verify_model, "hicast models verify compact"),
     Command(("presets", "list"), list_command, "hicast presets list"),
     Command(("presets", "show"), show_preset, "hicast presets show bold"),
     Command(("presets", "copy"), copy_preset, "hicast presets copy bold -o mine.yaml"),
 )
-GROUPS = {"eval": "Judge results: figures, reports, sweeps and studies.", "presets": "List, show and copy named looks."}
+GROUPS = {
+    "eval": "Judge results: figures, reports, sweeps and studies.",
+    "models": "List, fetch, convert and check models.",
+    "presets": "List, show and copy named looks.",
+}
 
 
 def app(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -16,6 +16,7 @@ from hicast.io.images import Picture, load_picture, save_picture, to_pixels, to_
 from . import options
 from .batch import Batch, read_request
 from .console import OnProgress
+from .foresight import look_ahead
 from .recorded import read_record
 from .shared import LOOK, RUN, VOICE, takes
 from .sheet import paint_sheet
@@ -55,6 +56,10 @@ class PictureBatch(Batch):
     def read(self, item: PlannedOutput) -> Picture:
         """The decoded picture."""
         return load_picture(item.source or sys.stdin.buffer, self.settings.max_megapixels)
+
+    def look_ahead(self, content: Picture) -> None:
+        """What one picture takes."""
+        look_ahead(self.console, self.settings, self.settings.model, content.pixels.shape[:2])
 
     def stylize(self, item: PlannedOutput, content: Picture, label: str) -> None:
         """Stylize and write one picture, or a sheet of it."""

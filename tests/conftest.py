@@ -1,12 +1,14 @@
 """What tests share: threads that sleep while they wait, made-up clips and pictures, a folder with the files that the documentation
 names, and stages on tiny nets."""
 
+import importlib.util
 import os
 import sysconfig
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from types import ModuleType
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -64,6 +66,15 @@ def _tiny_pipeline(*adapters: str, levels: int = 3, **index: Any) -> Any:
                           load_preset("compact", "models")["scheduler"], index={"defaults": {"steps": 1}, **index}, adapters=nets)  # fmt: skip
     made.autoencoder.fit_linear(torch.randn(4000, 192))
     return made.to("cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def published_layout() -> ModuleType:
+    """The functions that write folders in the layout of the published checkpoints."""
+    spec = importlib.util.spec_from_file_location("published_layout", Path(__file__).with_name("published_layout.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def clip_pixels(number: int, size: tuple[int, int] = (48, 64), alpha: bool = False) -> np.ndarray:

@@ -100,7 +100,8 @@ class ClipPainter:
         features = {name: tuple(map(torch.cat, zip(*(shot.features[name] for shot in shots), strict=True))) for name in shots[0].features}
         masks = [torch.cat(masks) for masks in zip(*(shot.masks for shot in shots), strict=True)]
         frames = torch.cat([shot.frame for shot in shots])
-        return self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile)
+        return self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile,
+                                    content_seed=self.seed if self.look.content_latent == "sample" else None)  # fmt: skip
 
     def _finished(self, shot: Shot, image: Tensor) -> Tensor:
         """The frame as it is given back."""
