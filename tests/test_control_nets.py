@@ -93,6 +93,17 @@ def test_a_known_range_is_that_of_the_clip():
     assert (fixed_range(depth, 3.0, 3.0) <= 1).all()
 
 
+def test_frames_of_a_clip_share_the_range_of_the_frames_seen_before(net, image):
+    extractor = CompactDepth(net)
+    draw = extractor.for_clip(image)
+    together = torch.cat([draw(frame) for frame in image.split(1)])
+    assert together.min() == 0 and together.max() == 1
+    depth = functional.interpolate(extractor.depth(image)[:, None], size=(50, 70), mode="bilinear")
+    low, high = depth.min(), depth.max()
+    assert torch.allclose(together[:, :1], (depth - low) / (high - low), atol=1e-5)
+    assert not torch.allclose(together, extractor(image), atol=1e-3)
+
+
 def test_people_are_seen_in_a_square(net, image):
     mask = PersonMask(net)(image)
     square = net(functional.interpolate(image, size=(256, 256), mode="bilinear", antialias=True)).sigmoid()

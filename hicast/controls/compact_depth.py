@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from hicast.controls import Weights
-from hicast.controls.depth import normalize_depth
+from hicast.controls.depth import Depth
 from hicast.controls.map_net import SHIPPED, MapNet, load_map_net
 
 SIZE = (192, 320)
 """Height and width of what the net sees, whatever the picture's shape is, as its teacher did."""
 
 
-class CompactDepth(nn.Module):
+class CompactDepth(Depth):
     """Depth that is near at large values, differentiable."""
 
     def __init__(self, net: MapNet) -> None:
@@ -27,11 +27,6 @@ class CompactDepth(nn.Module):
         """Depth (batch, 192, 320), float32, on one scale for all pictures, of `image` (batch, 3, height, width) in [-1, 1]."""
         seen = functional.interpolate(image.float(), size=SIZE, mode="bilinear", antialias=True)
         return self.net(seen.to(self.net.head.weight.dtype)).float()[:, 0]
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (batch, 3, height, width) in [0, 1], near = 1, of `image` (batch, 3, height, width) in [-1, 1]."""
-        depth = functional.interpolate(self.depth(image)[:, None], size=image.shape[-2:], mode="bilinear")[:, 0]
-        return normalize_depth(depth)
 
 
 def load_compact_depth(weights: Weights = None) -> CompactDepth:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,18 +35,39 @@ def fixed_range(depth: Tensor, low: float, high: float) -> Tensor:
     return ((depth.float() - low) / max(high - low, _SMALLEST_RANGE)).clamp(0, 1)[:, None].expand(-1, 3, -1, -1)
 
 
-class DptDepth(nn.Module):
+class Depth(nn.Module, ABC):
+    """A net that says how near things are. `enlarge` is how its depth is brought to the size of the picture."""
+
+    enlarge = "bilinear"
+
+    @abstractmethod
+    def depth(self, image: Tensor) -> Tensor:
+        """Depth (batch, rows, columns), float32, near is large, on one scale for all pictures, of `image` in [-1, 1]."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (batch, 3, height, width) in [0, 1], near = 1, of `image` (batch, 3, height, width) in [-1, 1]."""
+        return normalize_depth(self._fitted(image))
+
+    def for_clip(self, frames: Tensor) -> Callable[[Tensor], Tensor]:
+        """The extractor whose maps have one range for a whole clip: that of `frames` (count, 3, height, width) spread over it."""
+        with torch.no_grad():
+            depth = torch.cat([self._fitted(frame) for frame in frames.split(1)])
+        low, high = depth.min().item(), depth.max().item()
+        return lambda image: fixed_range(self._fitted(image), low, high)
+
+    def _fitted(self, image: Tensor) -> Tensor:
+        return functional.interpolate(self.depth(image)[:, None], size=image.shape[-2:], mode=self.enlarge)[:, 0]
+
+
+class DptDepth(Depth):
     """Depth by a DPT net of transformers (arXiv 2103.13413), differentiable."""
+
+    enlarge = "bicubic"
 
     def __init__(self, net: nn.Module) -> None:
         """Wrap a `DPTForDepthEstimation`."""
         super().__init__()
         self.net = net
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (batch, 3, height, width) in [0, 1], near = 1, of `image` (batch, 3, height, width) in [-1, 1]."""
-        depth = functional.interpolate(self.depth(image)[:, None], size=image.shape[-2:], mode="bicubic")[:, 0]
-        return normalize_depth(depth)
 
     def depth(self, image: Tensor) -> Tensor:
         """Depth (batch, 384, 384), float32, on one scale for all pictures, of `image` (batch, 3, height, width) in [-1, 1]."""
