@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 LARGE = 500e6
 """Bytes of weights from which on it is worth a second to look ahead."""
 
+OF_TRAINING = {"checkpoints", "cache"}
+"""Folders that a run of training leaves beside its model."""
+
 EFFICIENCY = 0.5
 """Speed of whole nets over that of one convolution that fills the machine."""
 
@@ -35,7 +38,7 @@ def look_ahead(console: Console, settings: StylizeSettings, model: str | Path, s
         bases = with_bases(resolve_model(model))
     except ModelError:
         return
-    weights = {file for base in bases for file in base.rglob("*.safetensors")}
+    weights = {file for base in bases for file in base.rglob("*.safetensors") if not OF_TRAINING & set(file.relative_to(base).parts)}
     if sum(file.stat().st_size for file in weights) < LARGE:
         return
     from hicast.models.device import pick_device, pick_dtype
