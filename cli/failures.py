@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hicast.config.stylize import StylizeSettings
 from hicast.errors import HicastError
 
 MEMORY_ADVICE = (
-    "expected enough memory, found too little; lower --size, set --tile (for example 512) or take --dtype bfloat16, and close other programs"
+    "expected enough memory, found too little; lower --size, set --tile (for example 512) or take --dtype bfloat16 (on a GPU also --offload model), and close other programs"
 )
+TILES, FEWEST_FRAMES = (512, 256), 4
 _ALLOCATION_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -16,12 +18,27 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # the argument parser's own errors, whichever Click Typer brings along
         return f"{error.format_message().rstrip('.')}; see --help", error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return MEMORY_ADVICE, 1
     return f"unexpected {type(error).__name__}: {error}; run again with --verbose for the traceback", 1
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def smaller_settings(settings: StylizeSettings) -> tuple[str, StylizeSettings] | None:
+    """What to try next where memory has run out: the option in words and the changed settings; None where nothing is left.
+
+    Smaller tiles first, then fewer frames of a clip together.
+    """
+    for tile in TILES:
+        if settings.tile is None or settings.tile > tile:
+            return f"--tile {tile}", settings.model_copy(update={"tile": tile})
+    window = settings.video.window // 2
+    if window < FEWEST_FRAMES:
+        return None
+    video = settings.video.model_copy(update={"window": window, "overlap": min(settings.video.overlap, window // 2)})
+    return f"--window {window} --overlap {video.overlap}", settings.model_copy(update={"video": video})
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the CPU or a device; told by name and text, so that torch need not be loaded."""
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True

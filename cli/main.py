@@ -16,6 +16,7 @@ from hicast import __version__
 
 from .console import Console
 from .extract_controls import extract_controls
+from .models_cmd import convert_model, list_models, pull_model, show_model, verify_model
 from .presets_cmd import copy_preset, list_command, show_preset
 from .stylize_image import stylize_image
 from .stylize_video import stylize_video
@@ -42,11 +43,16 @@ COMMANDS = (
     Command(("stylize-video",), stylize_video, "hicast stylize-video clip.mp4 --style painting.jpg -o result.mp4"),
     Command(("extract-controls",), extract_controls, "hicast extract-controls photos --controls edge,depth -o maps"),
     Command(("train",), train, "hicast train --stage image --content photos --style paintings --output runs/image"),
+    Command(("models", "list"), list_models, "hicast models list"),
+    Command(("models", "info"), show_model, "hicast models info compact"),
+    Command(("models", "pull"), pull_model, "hicast models pull fast"),
+    Command(("models", "convert"), convert_model, "hicast models convert FAST/checkpoint --base stable-diffusion-v1-5"),
+    Command(("models", "verify"), verify_model, "hicast models verify compact"),
     Command(("presets", "list"), list_command, "hicast presets list"),
     Command(("presets", "show"), show_preset, "hicast presets show bold"),
     Command(("presets", "copy"), copy_preset, "hicast presets copy bold -o mine.yaml"),
 )
-GROUPS = {"presets": "List, show and copy named looks."}
+GROUPS = {"models": "List, fetch, convert and check models.", "presets": "List, show and copy named looks."}
 
 
 def app(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -108,13 +108,18 @@ NoAudio = Annotated[bool, _option("--no-audio", help="Leave out the sound.")]
 Passthrough = Annotated[bool, _option("--passthrough", help="Decode and encode only, without the nets: to see what that alone does.")]
 NoResume = Annotated[bool, _option("--no-resume", help="Begin anew, also where an earlier run has left finished frames.")]
 
-Model = Annotated[str | None, _option("--model", metavar="NAME", help="compact, or a model folder. Default: compact.")]
+Model = Annotated[str | None, _option("--model", metavar="NAME", help="compact, sd15 (hicast models), or a model folder. Default: compact.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _option("--device", help="Where to compute. Default: auto.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"] | None,
     _option("--dtype", help="Precision of the nets; float16 on a GPU only. Default: auto."),
 ]
 Tile = Annotated[int | None, _option("--tile", metavar="N", help="Side of tiles for large pictures, in pixels; smaller takes less memory.")]
+Compile = Annotated[bool | None, _option("--compile", help="Compile the net first: slow to begin, then faster steps. Worth it on a GPU with many inputs.")]
+Offload = Annotated[
+    Literal["none", "model", "sequential"] | None,
+    _option("--offload", help="What of the model is on the GPU: all, the part that computes, or the layer that computes. Default: none."),
+]
 MaxMegapixels = Annotated[float | None, _option("--max-megapixels", metavar="X", help="Largest picture that is read. Default: 100.")]
 
 

@@ -37,6 +37,8 @@ RUN: Group = (
     ("device", options.Device, None),
     ("dtype", options.Dtype, None),
     ("tile", options.Tile, None),
+    ("compile", options.Compile, None),
+    ("offload", options.Offload, None),
     ("max_megapixels", options.MaxMegapixels, None),
 )
 VOICE: Group = (("as_json", options.Json, False), ("quiet", options.Quiet, False), ("verbose", options.Verbose, False))

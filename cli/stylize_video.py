@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
@@ -19,12 +19,15 @@ from hicast.io.files import VIDEOS, PlannedOutput
 from hicast.io.film import Film, make_film
 from hicast.io.images import to_pixels, to_tensor
 from hicast.io.metadata import settings_comment
+from hicast.io.model_places import clip_model
 from hicast.io.video_codecs import STREAM_SUFFIX, pick_codec
 from hicast.io.video_read import Span, VideoReader
 
 from . import options
-from .batch import Batch, name_of, read_request
+from .batch import Batch, name_of
+from .foresight import look_ahead
 from .recorded import read_record
+from .request import read_request
 from .shared import LOOK, RUN, VOICE, takes
 from .spool import spooled
 
@@ -105,6 +108,15 @@ class VideoBatch(Batch):
         except InputError as error:
             raise InputError(self._named(item, str(error))) from None
 
+    def look_ahead(self, content: VideoReader) -> None:
+        """What one window takes."""
+        look_ahead(self.console, self.settings, self.model(), (content.info.height, content.info.width), clip=True)
+
+    def begin_again(self) -> None:
+        """Frames that are done have been painted with other settings, so they are painted anew."""
+        super().begin_again()
+        self.choices = replace(self.choices, resume=False)
+
     @property
     def needs_model(self) -> bool:
         """Whether frames are painted, or passed through as they are."""
@@ -124,6 +136,10 @@ class VideoBatch(Batch):
         self.done(item, frames=outcome.frames, resumed=outcome.resumed)
         if outcome.lost:
             raise InputError(f"{name_of(item.source)}: expected a whole video, {outcome.lost}; the result holds what could be decoded")
+
+    def model(self) -> str | Path:
+        """The model's part for clips, where it has one."""
+        return clip_model(self.settings.model)
 
     def _named(self, item: PlannedOutput, text: str) -> str:
         """`text` with standard input called by that name."""

@@ -15,35 +15,21 @@ from hicast.config.adapters import AdapterUse
 from hicast.diffusion.sampling import draw_noise, make_scheduler
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
-from hicast.errors import ModelError
-from hicast.io.bases import ADAPTERS, INDEX_FILE, adapter_folder, find_adapters, with_bases
+from hicast.io.bases import TEMPORAL
 from hicast.io.images import resize_image, working_size
-from hicast.io.weights import (
-    CONTEXT_FILE,
-    WEIGHTS_FILE,
-    load_context,
-    load_json,
-    load_module,
-    place,
-    read_metadata,
-    resolve_model,
-    save_json,
-    save_module,
-    save_safetensors,
-)
+from hicast.io.weights import place
 from hicast.models.adapters import AdapterSet, adapter_widths
+from hicast.models.compiling import compile_unet
 from hicast.models.device import pick_device, pick_dtype
 from hicast.models.hicast_model import HiCastModel
+from hicast.models.offload import Offload
+from hicast.models.parts import read_parts, write_parts
 from hicast.models.temporal import TemporalLayers
 from hicast.repainting.clip import ClipPainter
 from hicast.repainting.finish import finished
 from hicast.repainting.maps import Source
 from hicast.repainting.painter import OnProgress, Painter
 from hicast.repainting.scene import Look, Region, Scene
-
-FORMAT_VERSION = 1
-AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
-TEMPORAL = "temporal"
 
 Styles = Sequence[tuple[Tensor, float]] | StyleCode
 """Paintings (1, 3, height, width) in [-1, 1] with their weights, or what `encode_style` has made of them."""
@@ -76,61 +62,34 @@ class HiCastPipeline:
         self.temporal = temporal
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self._schedulers: dict[str, SchedulerMixin] = {}
+        self._offload = Offload("model", self.device, {})
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto", *,
-                        adapters: Mapping[str, str | Path] | None = None) -> HiCastPipeline:
-        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` (see `to`).
+                        adapters: Mapping[str, str | Path] | None = None, offload: str = "none") -> HiCastPipeline:
+        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` with `offload` (see `to`).
 
-        A folder that holds only adapters or temporal layers is joined with the base it names. `adapters` are further ones by name, each
-        the folder of an adapter or of the run that trained it; they win over those of the model.
+        A folder that holds only some parts, such as adapters or temporal layers, is joined with the base it names. `adapters` are
+        further ones by name, each the folder of an adapter or of the run that trained it; they win over those of the model.
 
         Raises ModelError for missing, damaged or foreign parts.
         """
-        own = resolve_model(name)
-        bases = with_bases(own)
-        for folder in bases:
-            index = load_json(folder / INDEX_FILE)
-            kind = index.get("autoencoder", "ResidualAutoencoder")
-            if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
-                raise ModelError(
-                    f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
-                    f"{index.get('format')}: convert it or update hicast"
-                )
-        joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in (adapters or {}).items()}
-        temporal = next((place / TEMPORAL for place in bases if (place / TEMPORAL).is_dir()), None)
-        pipeline = cls(
-            HiCastModel.from_pretrained(folder),
-            load_module(lambda config: AUTOENCODERS[kind](**config), folder / "vae"),
-            load_module(lambda config: StyleEncoder(**config), folder / "style_encoder"),
-            load_json(folder / "scheduler" / "scheduler_config.json"),
-            index=index,
-            context=load_context(folder),
-            adapters={key: load_module(lambda config: T2IAdapter(**config), path) for key, path in joined.items()},
-            temporal=load_module(lambda config: TemporalLayers(**config), temporal) if temporal else None,
-        )
-        pipeline.about = {key: read_metadata(path / WEIGHTS_FILE) for key, path in joined.items()}
-        return pipeline.to(device, dtype)
+        parts, about = read_parts(name, adapters or {})
+        pipeline = cls(**parts)
+        pipeline.about = about
+        return pipeline.to(device, dtype, offload)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the whole model, adapters and temporal layers included, to `folder` in diffusers layout; raises OutputError.
 
         Weights are written as `dtype` if given. The folder needs no base and may travel.
         """
-        folder = Path(folder)
-        self.model.save_pretrained(folder, dtype)
-        save_module(self.autoencoder, folder / "vae", dtype)
-        save_module(self.style_encoder, folder / "style_encoder", dtype)
-        for name, adapter in self.adapters.adapters.items():
-            save_module(adapter, folder / ADAPTERS / name, dtype, self.about.get(name))
-        if self.temporal is not None:
-            save_module(self.temporal, folder / TEMPORAL, dtype)
-        (folder / "scheduler").mkdir(exist_ok=True)
-        save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
-        if self.context is not None:
-            save_safetensors({"context": self.context}, folder / CONTEXT_FILE, {})
-        fixed = {"_class_name": "HiCastPipeline", "format": FORMAT_VERSION, "autoencoder": type(self.autoencoder).__name__}
-        save_json(self.index | fixed, folder / INDEX_FILE)
+        parts = {
+            "model": self.model, "autoencoder": self.autoencoder, "style_encoder": self.style_encoder,
+            "scheduler_config": self.scheduler_config, "index": self.index, "context": self.context,
+            "adapters": self.adapters.adapters, "temporal": self.temporal,
+        }  # fmt: skip
+        write_parts(parts, self.about, Path(folder), dtype)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -142,27 +101,36 @@ class HiCastPipeline:
         """Share of the noise that sampling starts from: 1, or less for a net that was trained to start from little."""
         return self.index["noise_scale"]
 
-    def to(self, device: str = "auto", dtype: str = "auto") -> HiCastPipeline:
+    def to(self, device: str = "auto", dtype: str = "auto", offload: str = "none") -> HiCastPipeline:
         """Move all parts to `device` (`auto`, `cpu`, `cuda`, `mps`) and cast them to `dtype`; returns itself.
+
+        `offload` says what is on a GPU: `none` for all parts, `model` for the part that computes, `sequential` for the layer that computes.
 
         `auto` takes a GPU where there is one, and bfloat16 where the machine computes in it, else float32. Style
         statistics overflow in float16, so VGG-16 then stays in float32. Raises UsageError for float16 on a CPU.
         """
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        temporal = [] if self.temporal is None else [self.temporal]
-        for part in (self.model, self.autoencoder, self.adapters, self.style_encoder, *temporal):
+        self._offload.release()
+        parts = {"model": self.model, "autoencoder": self.autoencoder, "adapters": self.adapters, "style_encoder": self.style_encoder}
+        parts |= {} if self.temporal is None else {TEMPORAL: self.temporal}
+        for name, part in parts.items():
             part.requires_grad_(False).eval()
-        for part in (self.model, self.autoencoder, self.adapters, *temporal):
-            place(part, self.device, self.dtype)
-        place(self.style_encoder, self.device)
-        place(self.style_encoder.vgg, self.device, torch.float32 if self.dtype == torch.float16 else self.dtype)
+            place(part, "cpu" if offload != "none" else self.device, None if name == "style_encoder" else self.dtype)
+        place(self.style_encoder.vgg, self.style_encoder.null_style.device, torch.float32 if self.dtype == torch.float16 else self.dtype)
+        self._offload = Offload(offload, self.device, parts)
+        return self
+
+    def compile(self, **options: Any) -> HiCastPipeline:
+        """Compile the U-Net at its first use (`options` are those of torch.compile); returns itself."""
+        compile_unet(self.model.unet, **options)
         return self
 
     @torch.inference_mode()
     def encode_style(self, styles: Sequence[tuple[Tensor, float]]) -> StyleCode:
         """One code of several paintings (1, 3, height, width) in [-1, 1] with their weights (sum above 0)."""
         side = self.index["style_side"]
+        self._offload.use("style_encoder")
         codes = []
         for image, weight in styles:
             size = working_size(image.shape[-2:], side, 1)
@@ -174,7 +142,8 @@ class HiCastPipeline:
                       steps: int | None = None, scheduler: str | None = None, seed: int = 0, size: int | None = None,
                       keep_size: bool = False, tile: int | None = None, controls: Mapping[str, Source] | None = None,
                       adapters: Uses | None = None, regions: Sequence[Region] = (), keep_outside: bool = False,
-                      preserve_color: bool = False, on_progress: OnProgress | None = None) -> Tensor:
+                      preserve_color: bool = False, content_latent: str = "mode", square: bool = False,
+                      on_progress: OnProgress | None = None) -> Tensor:
         """Repaint `content` (1, 3, height, width) in [-1, 1] in the style of `styles`; a float32 image in [-1, 1].
 
         `style_scale` strengthens style, `content_scale` content (1 is neutral); `steps` evaluations of the `scheduler`
@@ -182,22 +151,29 @@ class HiCastPipeline:
         unless `keep_size`; `tile` is the side in pixels above which the work is cut. `controls` are maps (1, 3, height,
         width) in [0, 1] by name, or extractors that draw them, used with the weights in `adapters`. `regions` have a strength or a
         style of their own, later ones over earlier ones; with `keep_outside` the photo's pixels stay where none is, with
-        `preserve_color` its colours everywhere.
+        `preserve_color` its colours everywhere. `content_latent` is the `mode` of the autoencoder's posterior or a `sample` of it drawn
+        with `seed`, and `square` squashes the content to a square to work at: both as published.
         """
         given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
         look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
-        scene = self.prepare(content, styles, size=size, tile=tile, controls=used, regions=regions)
+        scene = self.prepare(content, styles, size=size, tile=tile, controls=used, regions=regions, square=square,
+                             content_latent=content_latent, seed=seed)  # fmt: skip
         return self.paint(scene, look, seed=seed, keep_size=keep_size, on_progress=on_progress)
 
     @torch.inference_mode()
     def prepare(self, content: Tensor, styles: Styles, *, size: int | None = None, tile: int | None = None,
-                controls: Mapping[str, Source] | None = None, regions: Sequence[Region] = ()) -> Scene:
-        """What painting `content` in several looks has in common, for `paint`; arguments as those of `stylize_image`."""
+                controls: Mapping[str, Source] | None = None, regions: Sequence[Region] = (), content_latent: str = "mode",
+                square: bool = False, seed: int = 0) -> Scene:
+        """What painting `content` in several looks has in common, for `paint`; arguments as those of `stylize_image`.
+
+        `seed` counts only for a `content_latent` that is a `sample`.
+        """
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
-        small = resize_image(content, self._working_size(tuple(content.shape[-2:]), size))
+        small = resize_image(content, self._working_size(tuple(content.shape[-2:]), size, square))
         painter = self._painter
-        return painter.prepare(small, code, painter.features(small, controls or {}), regions, tile=tile, photo=content)
+        return painter.prepare(small, code, painter.features(small, controls or {}), regions, tile=tile, photo=content,
+                               content_seed=seed if content_latent == "sample" else None)  # fmt: skip
 
     @torch.inference_mode()
     def paint(self, scene: Scene, look: Look, *, seed: int = 0, keep_size: bool = False, on_progress: OnProgress | None = None) -> Tensor:
@@ -216,7 +192,7 @@ class HiCastPipeline:
     def _painter(self) -> Painter:
         """The parts as they are now, at work."""
         return Painter(self.model, self.autoencoder, self.style_encoder, self.adapters, self.context, self._scheduler, self.device,
-                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale)  # fmt: skip
+                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale, self._offload)  # fmt: skip
 
     @property
     def looks_back(self) -> bool:
@@ -229,7 +205,8 @@ class HiCastPipeline:
                       keep_size: bool = False, tile: int | None = None, controls: Mapping[str, Source | Iterable[Tensor]] | None = None,
                       adapters: Uses | None = None, regions: Sequence[Region] = (), keep_outside: bool = False,
                       preserve_color: bool = False, window: int = 16, overlap: int = 0, shared_noise: float = 1.0,
-                      first: int = 0, lead: int = 0, pixel_aspect: float = 1.0) -> Iterator[Tensor]:
+                      first: int = 0, lead: int = 0, pixel_aspect: float = 1.0, content_latent: str = "mode",
+                      square: bool = False) -> Iterator[Tensor]:
         """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
 
         Temporal layers see a window with its context at once. Settings are those of `stylize_image`, and of `cut_windows` for
@@ -243,9 +220,10 @@ class HiCastPipeline:
         look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
 
         def working(whole: tuple[int, int]) -> tuple[int, int]:
-            return self._working_size((whole[0], max(round(whole[1] * pixel_aspect), 1)), size)
+            return self._working_size((whole[0], max(round(whole[1] * pixel_aspect), 1)), size, square)
 
-        clip = ClipPainter(self._painter, look, code, tuple(regions), seed, shared_noise, keep_size, self.looks_back, self._as_clip, working)
+        clip = ClipPainter(self._painter, look, code, tuple(regions), seed, shared_noise, keep_size, self.looks_back, self._as_clip, working,
+                           content_seed=seed if content_latent == "sample" else None)  # fmt: skip
         yield from clip.paint(clip.shots(frames, used), window, overlap, first, lead)
 
     @contextmanager
@@ -261,7 +239,8 @@ class HiCastPipeline:
         finally:
             self.temporal.eject()
 
-    def _working_size(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    def _working_size(self, size: tuple[int, int], short_side: int | None, square: bool = False) -> tuple[int, int]:
         """Size (height, width) to work at: as told, else the picture's own within the model's range."""
         least, largest = self.index["side_range"]
-        return working_size(size, short_side or min(max(min(size), least), largest), 8)
+        found = working_size(size, short_side or min(max(min(size), least), largest), 8)
+        return (min(found), min(found)) if square else found

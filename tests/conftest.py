@@ -1,10 +1,12 @@
 """What tests share: threads that sleep while they wait, made-up clips, and a folder with the files that the documentation names."""
 
+import importlib.util
 import os
 import sysconfig
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,6 +26,15 @@ def workplace(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "work"
     monkeypatch.chdir(_filled(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_layout() -> ModuleType:
+    """The functions that write folders in the layout of the published checkpoints."""
+    spec = importlib.util.spec_from_file_location("published_layout", Path(__file__).with_name("published_layout.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 TINY_UNET = {

@@ -84,3 +84,35 @@ def test_sizes_that_the_nets_would_pad_are_refused(benchmark, capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmark.main(["--sizes", "100"])
     assert "expected multiples of 32" in capsys.readouterr().err
+
+
+@pytest.fixture
+def full_size(monkeypatch):
+    """The script that compares the net of Stable Diffusion's size with a plain loop, as a module."""
+    monkeypatch.syspath_prepend(FOLDER)
+    yield importlib.import_module("full_size")
+    sys.modules.pop("full_size", None)
+
+
+def test_plain_loop_of_full_size_computes_what_ours_does(full_size, monkeypatch):
+    """With the mode in place of the sample, and at equal precision: the ratio compares equal work."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", DiagonalGaussianDistribution.mode)
+    pipeline = full_size.random_pipeline(0.1, False).to("cpu", "float32")
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    code = pipeline.encode_style([(image, 1.0)])
+    found = full_size.plain(pipeline, image, code, 0.8, 2)
+    assert torch.allclose(found, pipeline.stylize_image(image, code, steps=2, size=64, style_scale=0.8), atol=1e-3)
+
+
+def test_full_size_measures_and_its_table_holds_the_ratios(full_size, monkeypatch, tmp_path, capsys):
+    options = ["--width", "0.1", "--sizes", "64", "--frames", "0", "--steps", "1", "--repeats", "1", "--device", "cpu"]
+    measured = full_size.work(full_size.parse([*options, "--worker", "ours,image,64"]))
+    assert measured["seconds"] > 0 and measured["peak_bytes"] > 1e8
+    ways = {"plain": {"seconds": 6.0, "peak_bytes": 2**31, "dtype": "float32", "device": "x"}, "ours": measured | {"seconds": 1.5, "peak_bytes": 2**30}}
+    monkeypatch.setattr(full_size.subprocess, "run", lambda words, **more: type("Done", (), {
+        "returncode": 0, "stdout": json.dumps(ways[next(word for word in words if word.startswith("--worker=")).split("=")[1].split(",")[0]])}))  # fmt: skip
+    full_size.main([*options, "--json", str(tmp_path / "figures.json")])
+    assert "| image 64 | 6.00 s | 1.50 s | 4.0 | 2.00 GiB | 1.00 GiB | 2.0 |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "figures.json").read_text())[0]["times_faster"] == 4

@@ -135,7 +135,7 @@ def test_flags_reach_the_engine_and_defaults_come_from_the_model(capsys):
     expected = {
         "style_scale": 1.0, "content_scale": 1.0, "steps": 7, "scheduler": "ddim", "seed": 5, "size": 32,
         "keep_size": False, "tile": 128, "shape": (1, 3, 16, 24), "weights": [1.0], "keep_outside": False, "preserve_color": False,
-        "adapters": {}, "controls": {}, "regions": [],
+        "content_latent": "mode", "square": False, "adapters": {}, "controls": {}, "regions": [],
     }  # fmt: skip
     assert FakePipeline.calls == [expected]
 

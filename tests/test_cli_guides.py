@@ -74,7 +74,7 @@ def test_an_adapter_holds_by_its_weight(run):
     assert np.array_equal(pixels("plain.png"), pixels("none.png"))
     assert len({pixels(f"{name}.png").tobytes() for name in ("none", "half", "whole", "canny")}) == 4
     assert load_picture("canny.png").settings["settings"]["extractors"] == {"edge": "canny"}
-    assert load_picture("whole.png").settings["settings"]["extractors"] == {"edge": "gradient"}
+    assert load_picture("whole.png").settings["settings"]["extractors"] == {"edge": "soft"}
 
 
 def test_own_maps_fit_or_are_resized_and_that_is_said(run):
@@ -116,7 +116,6 @@ def test_the_adapter_of_a_run_joins_or_is_the_model(run, models):
     "words, code, text",
     [
         (("--adapter", "depth=1"), 1, "adapter depth: expected one of those of model TINY (edge, seg), found depth; join one with --set adapters.depth=FOLDER"),
-        (("--adapter", "seg=1"), 2, "control seg: expected a map, found none; give --control seg=MAP"),
         (("--adapter", "egde=1"), 2, "command line: adapters.egde: expected a known key, found egde; did you mean edge? known: edge, depth, seg"),
         (("--adapter", "edge=x"), 2, "command line: adapters.edge: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share of the steps, found x"),
         (("--adapter", "edge=-1"), 2, "for a share of the steps, found -1"),

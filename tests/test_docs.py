@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from hicast import __version__
 from hicast.cli import main
@@ -67,7 +68,7 @@ def stand_ins(workplace, monkeypatch) -> None:
     """In place of the nets: a pipeline that returns its content, and a training run that is over at once."""
     pipeline = SimpleNamespace(
         defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content,
-        adapters=SimpleNamespace(names=("edge", "depth", "seg")), about={}, device="cpu", dtype="float32",
+        adapters=SimpleNamespace(names=("edge", "depth", "seg")), about={}, device=torch.device("cpu"), dtype=torch.float32,
         prepare=lambda content, styles, **settings: SimpleNamespace(content=content, features={}),
         paint=lambda scene, look, **settings: scene.content, looks_back=False, stylize_video=lambda frames, styles, **settings: frames,
     )  # fmt: skip
@@ -76,6 +77,12 @@ def stand_ins(workplace, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "hicast.pipeline", module)
     outcome = SimpleNamespace(folder=Path("runs/image"), step=1, finished=True)
     monkeypatch.setattr("hicast.cli.train._run", lambda *request: outcome)
+    for name in ("_pull", "_convert", "_verified", "_target"):
+        monkeypatch.setattr(f"hicast.cli.models_cmd.{name}", lambda *request: None)
+    monkeypatch.setattr("hicast.io.published_folder.find_published", lambda *request: None)
+    (workplace / "models" / "sd15").mkdir(parents=True)
+    (workplace / "models" / "sd15" / "model_index.json").write_text("{}")
+    monkeypatch.setenv("HICAST_MODELS", str(workplace / "models"))
     (workplace / "hicast.yaml").write_text(_blocks(README, "yaml")[-1])
 
 

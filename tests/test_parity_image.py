@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, T2IAdapter
@@ -47,23 +46,6 @@ def assert_close(found, expected, tolerance=FORWARD):
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
-def vgg_by_rule():
-    """The VGG that the fixtures were made with, under the published checkpoint's names."""
-    slices = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
-    widths = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
-    state, channels = {}, 3
-    for number, indices in slices.items():
-        for index in indices:
-            width = widths[number]
-            random = numpy.random.RandomState(1000 + index)
-            weight = random.standard_normal((width, channels, 3, 3)) * numpy.sqrt(2 / (9 * channels))
-            bias = random.standard_normal((width,)) * 0.01
-            state[f"vgg.slice{number}.{index}.weight"] = torch.from_numpy(weight.astype("float32"))
-            state[f"vgg.slice{number}.{index}.bias"] = torch.from_numpy(bias.astype("float32"))
-            channels = width
-    return state
-
-
 @pytest.fixture(scope="module", autouse=True)
 def no_gradients():
     with torch.no_grad():
@@ -71,8 +53,8 @@ def no_gradients():
 
 
 @pytest.fixture(scope="module")
-def parts():
-    return convert_unet({**load("image_unet_weights"), **vgg_by_rule()}, config("image_unet_config"))
+def parts(published_layout):
+    return convert_unet({**load("image_unet_weights"), **published_layout.vgg_by_rule()}, config("image_unet_config"))
 
 
 @pytest.fixture(scope="module")

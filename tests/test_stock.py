@@ -8,7 +8,7 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 from hicast.cli.main import run
 from hicast.config.presets import load_preset
@@ -30,34 +30,18 @@ VAE = {
     "block_out_channels": [8, 8, 16, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4,
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
 }  # fmt: skip
-SCHEDULER = {
-    "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
-    "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
-    "clip_sample": False,
-}  # fmt: skip
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def shared_stock(tmp_path_factory) -> Path:
+def shared_stock(tmp_path_factory, published_layout) -> Path:
     """Random weights of a few thousand numbers in the layout of Stable Diffusion 1.5."""
     folder = tmp_path_factory.mktemp("stock")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
         AutoencoderKL(**VAE).save_pretrained(folder / "vae")
-        text = CLIPTextConfig(vocab_size=6, hidden_size=CONTEXT, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
-                              max_position_embeddings=7, bos_token_id=4, eos_token_id=5, pad_token_id=1)  # fmt: skip
-        CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    words = ["a", "b</w>", "ab</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}))
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\na b</w>\n")
-    special = {"bos_token": words[4], "eos_token": words[5], "unk_token": words[5], "pad_token": words[5]}
-    (folder / "tokenizer" / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({**special, "model_max_length": 7, "tokenizer_class": "CLIPTokenizer"}))
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    published_layout.write_text(folder, CONTEXT, 2)
     return folder
 
 

@@ -100,6 +100,12 @@ def test_terms_of_targets_need_a_folder():
     require(ImageTraining(losses={"style": 1.0}, content="a", style="b", output="c"), ("content",), "train --stage image")
 
 
+def test_an_autoencoder_takes_the_place_of_a_bases():
+    advice = "vae: expected --base too, whose autoencoder it takes the place of, found none; add it or leave vae out"
+    assert advice in contradictions(ImageTraining(vae="a.safetensors", start="runs/image"))
+    assert advice not in contradictions(ImageTraining(vae="a.safetensors", base="stock"))
+
+
 def test_contradictions_of_the_adapter_stage():
     published = AdapterTraining(reference=True, losses={"control": 1, "gram": 0.1, "color": 0})
     assert contradictions(published) == ["losses: expected only control, style, latent with reference, found gram; set them to 0"]

@@ -49,6 +49,10 @@ class PresetSettings(BaseModel):
     scheduler: str | None = None
     size: Annotated[int, Field(ge=32, le=8192)] | None = None
     """Short side to work at, in pixels."""
+    content_latent: Literal["mode", "sample"] = "mode"
+    """What of the autoencoder's posterior: its mode, or a sample drawn with the seed, as the published scripts take it (unseeded)."""
+    square: bool = False
+    """Squash the content to a square to work at, as the published scripts do, instead of keeping its proportions."""
     preserve_color: bool = False
     video: VideoSettings = VideoSettings()
 
@@ -100,6 +104,10 @@ class StylizeSettings(PresetSettings):
     """Side of the tiles that large pictures are cut into, in pixels; None lets the model choose."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    """Compile the net before the first step: minutes, and faster steps after them."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """What of the model is on the GPU: all of it, the part that computes, or the layer that computes."""
     max_megapixels: Annotated[float, Field(gt=0)] = 100.0
     """Largest picture that is read."""
 

@@ -37,7 +37,7 @@ NumberRange = Annotated[tuple[float, float], BeforeValidator(_range), AfterValid
 """The least and the largest number to draw from, or one number."""
 
 REMARKS = frozenset(
-    ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "base", "model", "device",
+    ("description", "content", "style", "video", "targets", "maps", "extractor_weights", "output", "start", "base", "vae", "model", "device",
      "checkpoint_every", "keep_checkpoints",
      "log_every", "sheet_every", "sheet_steps", "tensorboard", "cache_gigabytes", "readers", "most_bad_steps")
 )  # fmt: skip
@@ -168,7 +168,9 @@ class ImageTraining(RepaintTraining):
 
     stage: Literal["image"] = "image"
     base: str | None = None
-    """Stock Stable Diffusion 1.5 that a fresh model starts from: a folder in diffusers layout, or a hub id."""
+    """Stock Stable Diffusion 1.5 that a fresh model starts from: a folder in diffusers layout, a .safetensors file, or a hub id."""
+    vae: Path | None = None
+    """Another autoencoder than that of `base`: a folder in diffusers layout, or a .safetensors file."""
     reference: bool = False
     """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style` and `gram` only."""
     targets: Path | None = None

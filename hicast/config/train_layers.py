@@ -67,6 +67,8 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append(f"drop_style, drop_content: expected a sum of at most 1, found {dropped:g}; lower one")
     if getattr(settings, "base", None) and settings.start:
         found.append("--base, --from: expected one of them to start from, found both; drop one")
+    if getattr(settings, "vae", None) and not settings.base:
+        found.append("vae: expected --base too, whose autoencoder it takes the place of, found none; add it or leave vae out")
     if getattr(settings, "reference", False):
         found += _beside_reference(settings)
     if settings.autocast == "float16" and settings.device == "cpu":

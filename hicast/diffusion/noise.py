@@ -14,6 +14,9 @@ from hicast.errors import UsageError
 SHARED = -1
 """The index that stands for no frame: `frame_generator(seed, SHARED)` draws what all frames of a film share."""
 
+CONTENT = -2
+"""The index of the noise with which a content's latents are drawn from the autoencoder's posterior."""
+
 
 def frame_generator(seed: int, frame: int) -> torch.Generator:
     """The generator of one frame of a film, by its index there: a window's noise does not depend on where it begins."""
@@ -41,6 +44,11 @@ def film_noise(shape: Sequence[int], seed: int, numbers: Iterable[int], shared_n
     """Noise as `draw_clip_noise` makes it for the frames with these numbers in a film: the same in whichever window they come."""
     own = [frame_generator(seed, number) for number in numbers]
     return draw_clip_noise(shape, own, frame_generator(seed, SHARED), shared_noise)
+
+
+def content_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Noise of `shape` for drawing content latents: independent of that in which sampling starts, the same for all frames of a film."""
+    return torch.randn(tuple(shape), generator=frame_generator(seed, CONTENT))
 
 
 def residual_mask(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:

@@ -94,6 +94,13 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         self.unproject.bias.copy_(mean.view(3, 64).mean(1))
 
 
+AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
+"""Kinds of autoencoders by the name of their class."""
+
+SLICE_PIXELS = 2**19
+"""Pixels that Stable Diffusion's autoencoder gets at once, unless one picture alone has more: two frames of 512 x 512."""
+
+
 class LatentCodec:
     """One face for our autoencoder and for `AutoencoderKL`: scaled latents in, scaled latents out, tiled when large.
 
@@ -130,7 +137,11 @@ class LatentCodec:
         return self._tiled(self._decode, latents, self.factor)
 
     def _tiled(self, function: Callable[[Tensor], Tensor], x: Tensor, scale: float) -> Tensor:
-        return tiled(function, x, self.tile, self.overlap, self.margin, scale)
+        """In tiles, and Stable Diffusion's autoencoder in slices of the batch: a clip takes no more memory than a few frames."""
+        pixels = x.shape[-2] * x.shape[-1] * (self.factor**2 if scale > 1 else 1)
+        slices = x.split(max(SLICE_PIXELS // pixels, 1)) if self.stochastic else (x,)
+        done = [tiled(function, part, self.tile, self.overlap, self.margin, scale) for part in slices]
+        return done[0] if len(done) == 1 else torch.cat(done)
 
     def _moments(self, image: Tensor) -> Tensor:
         return self.autoencoder.encode(image).latent_dist.parameters
@@ -138,6 +149,12 @@ class LatentCodec:
     def _decode(self, latents: Tensor) -> Tensor:
         decoded = self.autoencoder.decode(latents)
         return decoded.sample if self.stochastic else decoded
+
+
+def latent_shape(codec: LatentCodec, image: Tensor) -> tuple[int, int, int]:
+    """Channels, height and width of the latents of `image` (batch, 3, height, width)."""
+    height, width = image.shape[-2:]
+    return codec.autoencoder.config.latent_channels, height // codec.factor, width // codec.factor
 
 
 def tiled(

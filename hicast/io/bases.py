@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 
 from hicast.errors import ModelError
+from hicast.io.model_places import INDEX_FILE
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, WEIGHTS_FILE, load_json, resolve_model
 
-INDEX_FILE = "model_index.json"
+FORMAT_VERSION = 1
+TEMPORAL = "temporal"
+"""Sub-folder with the temporal layers."""
+
 ADAPTERS = "adapters"
 """Sub-folder with one folder per adapter, named after its control."""
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hicast.errors import ModelError, OutputError
+from hicast.io.model_places import PUBLISHED, WHERE_FROM, installed_models
 
 CONTEXT_FILE = "context.safetensors"
 CONFIG_FILE = "config.json"
@@ -26,7 +27,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def resolve_model(name: str | Path) -> Path:
-    """Folder of a model: one that ships in the package, by name, or any folder.
+    """Folder of a model: one that ships in the package or lies in the user's folder of models, by name, or any folder.
 
     Raises ModelError if there is no such model or folder.
     """
@@ -35,9 +36,10 @@ def resolve_model(name: str | Path) -> Path:
         if not folder.is_dir():
             raise ModelError(f"model '{name}': expected its weights in the package, found none: install hicast again")
         return folder
-    folder = Path(name)
+    folder = installed_models().get(str(name), Path(name))
     if not folder.is_dir():
-        raise ModelError(f"model: expected {', '.join(SHIPPED_MODELS)} or a folder, found '{name}', which is neither")
+        advice = f"; {WHERE_FROM}" if str(name) == PUBLISHED else ""
+        raise ModelError(f"model: expected {', '.join((*SHIPPED_MODELS, *installed_models()))} or a folder, found '{name}', which is neither{advice}")
     return folder
 
 
@@ -59,6 +61,16 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of a safetensors file; raises ModelError if it is missing or damaged."""
     with _opened(Path(path)) as file:
         return dict(file.metadata() or {})
+
+
+def read_header(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype (as safetensors names it: F32, F16, BF16, ...) and shape of every tensor in a file, without reading the tensors.
+
+    Raises ModelError if it is missing or damaged.
+    """
+    with _opened(Path(path)) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
 def _opened(path: Path) -> safe_open:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
+
+from hicast.models.fused_attention import FusedAttention
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def count_activations(modules: Iterable[nn.Module], forward: Callable[[], Tensor
     for module in modules:
         if getattr(module, "_supports_gradient_checkpointing", False):
             module.enable_gradient_checkpointing(counter.block)
-    with counter, _FusedAttention():
+    with counter, FusedAttention():
         forward()
     return Activations(counter.outside + counter.inside, counter.outside + counter.inputs, counter.largest)
 
@@ -76,29 +77,6 @@ class _Counter(saved_tensors_hooks):
             return 0
         self._seen[_storage(tensor)] = tensor
         return tensor.untyped_storage().nbytes()
-
-
-class _FusedAttention(TorchFunctionMode):
-    """Attention that saves queries, keys, values and its output, in place of the plain one that the meta device runs."""
-
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
-        if function is torch.nn.functional.scaled_dot_product_attention:
-            named = dict(named or {})
-            query, key, value = (*arguments, *(named[name] for name in ("query", "key", "value") if name in named))[:3]
-            return _Attention.apply(query, key, value)
-        return function(*arguments, **(named or {}))
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        return None, None, None
 
 
 def _storage(tensor: Tensor) -> int:

@@ -135,7 +135,8 @@ def _fresh_pipeline(settings: TrainSettings, opening: Opening, config: ModelConf
     if config.stock:
         from hicast.training.stock import stock_folder, stock_pipeline
 
-        return stock_pipeline(stock_folder(base, opening.on_note), config, style_encoder, settings.seed)
+        vae = getattr(settings, "vae", None)
+        return stock_pipeline(stock_folder(base, opening.on_note), config, style_encoder, settings.seed, vae)
     autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
     model = build_model(config, settings.seed)
     return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults, "noise_scale": config.noise_scale})

@@ -9,15 +9,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import nn
 
 from hicast.config.model import ModelConfig
 from hicast.encoders.style import StyleEncoder
+from hicast.encoders.text import empty_prompt
 from hicast.errors import ModelError
-from hicast.io.weights import WEIGHTS_FILE, check_shapes, load_json, load_safetensors
+from hicast.io.stock_parts import load_stock
+from hicast.io.weights import CONFIG_FILE, WEIGHTS_FILE, load_json
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.unet import ContentProjection, build_unet
 from hicast.pipeline import HiCastPipeline
+from hicast.training.single_file import check_single_file, is_single_file, single_autoencoder, single_context, single_unet
 from hicast.training.sources import OnNote
 from hicast.training.start import part_config
 
@@ -27,17 +30,17 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _ON_THE_HUB = [
     *(f"{part}/*.json" for part in PARTS), "tokenizer/*.txt", f"unet/{WEIGHTS_FILE}", f"vae/{WEIGHTS_FILE}", "text_encoder/model.safetensors"
 ]  # fmt: skip
-_FORMER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""Names that autoencoders of the first releases have, and today's."""
-
-State = dict[str, Tensor]
 
 
 def stock_folder(base: str, on_note: OnNote | None = None) -> Path:
-    """The folder of Stable Diffusion called `base`: a local one, or that of a hub id, fetched (told to `on_note`) or from the cache.
+    """Where Stable Diffusion called `base` is: a local folder or single file, or the folder of a hub id, fetched (told to `on_note`) or
+    from the cache.
 
     Raises ModelError where it cannot be found or lacks a part.
     """
+    if is_single_file(base):
+        check_single_file(Path(base))
+        return Path(base)
     local = Path(base).is_dir()
     if not local and on_note:
         on_note(f"taking {base} from the hub: some 4 GB where they are not in the cache")
@@ -51,30 +54,36 @@ def stock_folder(base: str, on_note: OnNote | None = None) -> Path:
     return folder
 
 
-def stock_pipeline(folder: Path, config: ModelConfig, style_encoder: StyleEncoder, seed: int = 0) -> HiCastPipeline:
-    """A model that predicts what the net in `folder` does, whatever the content and the style, and can learn both.
+def stock_pipeline(base: Path, config: ModelConfig, style_encoder: StyleEncoder, seed: int = 0, vae: str | Path | None = None) -> HiCastPipeline:
+    """A model that predicts what the net in `base`, a folder or a single file, does, whatever the content and the style, and can learn both.
 
-    Autoencoder, noise schedule and the text encoder's answer to an empty prompt are those of `folder`. Raises ModelError
+    Autoencoder, noise schedule and the text encoder's answer to an empty prompt are those of `base`; a single file holds no schedule, so
+    that is the model's own. `vae` is a folder or file of another autoencoder. Raises ModelError
     for a net or an autoencoder of another shape than `config` has, or damaged files.
     """
-    model, autoencoder = widened_model(folder / "unet", config, seed), stock_autoencoder(folder / "vae", config.autoencoder)
-    context = empty_prompt(folder)
+    single = base.is_file()
+    model = widened_model(base if single else base / "unet", config, seed)
+    autoencoder = stock_autoencoder(_vae_place(base, vae), config.autoencoder)
+    context = single_context(base) if single else empty_prompt(base)
     width = config.unet["cross_attention_dim"]
     if context.shape[2] != width:
-        raise ModelError(f"--base {folder}: expected a text encoder of width {width}, found {context.shape[2]}; take another")
-    scheduler = {key: value for key, value in load_json(folder / "scheduler" / "scheduler_config.json").items() if not key.startswith("_")}
+        raise ModelError(f"--base {base}: expected a text encoder of width {width}, found {context.shape[2]}; take another")
+    schedule = config.scheduler if single else load_json(base / "scheduler" / "scheduler_config.json")
+    scheduler = {key: value for key, value in schedule.items() if not key.startswith("_")}
     return HiCastPipeline(model, autoencoder, style_encoder, scheduler, context=context)
 
 
-def widened_model(folder: Path, config: ModelConfig, seed: int = 0) -> HiCastModel:
-    """The net in `folder` with input channels for the content and an embedding of the style, both without effect yet.
+def widened_model(place: Path, config: ModelConfig, seed: int = 0) -> HiCastModel:
+    """The net in a folder or a single file with input channels for the content and an embedding of the style, both without effect yet.
 
     New input channels and the last layer of the style's embedding are zero; both have a gradient at once, since neither
     what enters them nor what follows is. Source: reference, section 2; the published code leaves the style's embedding
     random, so that its first step is not the stock net's.
     """
     latents = config.unet["out_channels"]
-    _check_config(folder, config.unet | {"in_channels": latents})
+    stock_config = config.unet | {"in_channels": latents}
+    if not place.is_file():
+        _check_config(place, stock_config)
     with torch.device("meta"):
         unet = build_unet(config.unet)
     embedding = unet.class_embedding.to_empty(device="cpu")
@@ -87,44 +96,38 @@ def widened_model(folder: Path, config: ModelConfig, seed: int = 0) -> HiCastMod
     own = {f"class_embedding.{name}": value for name, value in embedding.state_dict().items()}
     shapes = {name: value.shape for name, value in unet.state_dict().items() if name not in own}
     wide = shapes["conv_in.weight"]
-    state = _load_checked(folder, shapes | {"conv_in.weight": (wide[0], latents, *wide[2:])})
+    shapes |= {"conv_in.weight": (wide[0], latents, *wide[2:])}
+    state = single_unet(place, stock_config, shapes) if place.is_file() else load_stock(place, shapes)
     stock = state["conv_in.weight"]
     state["conv_in.weight"] = torch.cat([stock, stock.new_zeros(wide[0], wide[1] - latents, *wide[2:])], dim=1)
     unet.load_state_dict(state | own, assign=True)
     return HiCastModel(unet.requires_grad_(True), projection, config.content_skip).eval()
 
 
-def stock_autoencoder(folder: Path, expected: Mapping[str, Any]) -> AutoencoderKL:
-    """The autoencoder in `folder`, in float32; ModelError where its configuration is not as `expected`."""
-    _check_config(folder, expected)
+def stock_autoencoder(place: Path, expected: Mapping[str, Any]) -> AutoencoderKL:
+    """The autoencoder in a folder or a single file, in float32; ModelError where its configuration is not as `expected`."""
+    single = place.is_file()
+    if not single:
+        _check_config(place, expected)
     known = inspect.signature(AutoencoderKL.__init__).parameters
+    config = {key: value for key, value in (expected if single else part_config(place)).items() if key in known}
     with torch.device("meta"):
-        autoencoder = AutoencoderKL(**{key: value for key, value in part_config(folder).items() if key in known})
-    autoencoder.load_state_dict(_load_checked(folder, {name: value.shape for name, value in autoencoder.state_dict().items()}), assign=True)
+        autoencoder = AutoencoderKL(**config)
+    shapes = {name: value.shape for name, value in autoencoder.state_dict().items()}
+    autoencoder.load_state_dict(single_autoencoder(place, config, shapes) if single else load_stock(place, shapes), assign=True)
     return autoencoder.eval()
 
 
-@torch.no_grad()
-def empty_prompt(folder: Path) -> Tensor:
-    """What the text encoder in `folder` says to an empty prompt: last hidden state (1, tokens, width), float32."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32).eval()
-        length = encoder.config.max_position_embeddings
-        words = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return encoder(words.input_ids).last_hidden_state.clone()
-    except Exception as error:  # tokenizers raises nothing narrower
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"--base {folder}: expected a CLIP text encoder and its tokenizer, found: {reason}; fetch them again") from error
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
+def _vae_place(base: Path, vae: str | Path | None) -> Path:
+    """Where the autoencoder is: in `vae`, a folder of it, one that holds it as `vae`, or a file; else in `base`."""
+    if vae is None:
+        return base if base.is_file() else base / "vae"
+    place = Path(vae)
+    if is_single_file(place) or (place / CONFIG_FILE).is_file():
+        return place
+    if not (place / "vae").is_dir():
+        raise ModelError(f"vae {vae}: expected a .safetensors file, or a folder with an autoencoder in diffusers layout, found none; check the path")
+    return place / "vae"
 
 
 def _from_hub(name: str) -> Path:
@@ -145,39 +148,6 @@ def _from_hub(name: str) -> Path:
     finally:
         if not silent:
             enable_progress_bars()
-
-
-def _load_checked(folder: Path, shapes: Mapping[str, Any]) -> State:
-    """Weights of a diffusers part in float32, under today's names, with just these `shapes`."""
-    path = next((folder / name for name in _file_names() if (folder / name).is_file()), folder / WEIGHTS_FILE)
-    state = load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    state = {_renamed(name): value.float() for name, value in state.items()}
-    state = {name: _fitted(value, shapes.get(name)) for name, value in state.items()}
-    check_shapes(path, state, shapes)
-    return state
-
-
-def _file_names() -> list[str]:
-    stem = WEIGHTS_FILE.removesuffix(".safetensors")
-    return [WEIGHTS_FILE, f"{stem}.fp16.safetensors", f"{stem}.bin"]
-
-
-def _load_pickle(path: Path) -> State:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling damaged bytes raises nearly anything
-        raise ModelError(f"weights '{path}': expected tensors, found a file that cannot be read: fetch it again") from error
-
-
-def _renamed(name: str) -> str:
-    for former, new in _FORMER_ATTENTION.items():
-        name = name.replace(former, new)
-    return name
-
-
-def _fitted(value: Tensor, shape: Any) -> Tensor:
-    """Attention of the first releases was stored as 1x1 convolutions: the same numbers as a matrix."""
-    return value.view(shape) if shape is not None and value.ndim == len(shape) + 2 and value.shape[2:] == (1, 1) else value
 
 
 def _check_config(folder: Path, expected: Mapping[str, Any]) -> None:
