@@ -10,23 +10,18 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hicast import __version__
-from hicast.config.layers import Layer, parse_set
-from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
+from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize
 from hicast.errors import InputError, ModelError, UsageError
-from hicast.io.files import FileKind, PlannedOutput, atomic_path, check_target, first_name, plan_outputs
-from hicast.io.images import Picture, load_picture, to_tensor
+from hicast.io.files import PlannedOutput, atomic_path, check_target, first_name
+from hicast.io.images import to_tensor
 
-from . import options
 from .console import Console
 from .failures import explain, is_out_of_memory, smaller_settings
-from .guides import Guides, check_guides
-from .recorded import Record
-from .words import CONTROLS, look_flags, swept, weighted_files
+from .guides import Guides
+from .request import Request, check_device
+from .words import CONTROLS
 
 if TYPE_CHECKING:
-    import typer
-
     from hicast.encoders.style import StyleCode
     from hicast.pipeline import HiCastPipeline
 
@@ -36,64 +31,6 @@ LOOK_KEYS = ("style_scale", "content_scale", "steps", "scheduler", "seed", "size
 
 OF_THIS_MACHINE = {"device", "max_megapixels", "compile", "offload"}
 """Settings that say nothing about the result and are not kept with it."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run is asked for: settings by layers, paintings with their weights, and where everything goes."""
-
-    layers: list[Layer]
-    settings: StylizeSettings
-    styles: list[tuple[Picture, float]]
-    style_files: list[tuple[Path, float]]
-    plan: list[PlannedOutput]
-    header: dict[str, Any]
-    """What a result remembers beside its settings."""
-    sweeps: list[tuple[str, list[Any]]]
-    """Keys with the values that a sheet shows; none for results of their own."""
-
-    def cell(self, *values: Any) -> list[Layer]:
-        """The layers of a sheet's picture, which has one of the values of each sweep."""
-        return [*self.layers, *(Layer("--sweep", swept(key, value)) for (key, _), value in zip(self.sweeps, values, strict=True))]
-
-
-def read_request(
-    ctx: typer.Context, command: str, kind: FileKind, record: Record | None = None, more_flags: dict[str, Any] | None = None,
-    sweeps: list[tuple[str, list[Any]]] | None = None,
-) -> Request:  # fmt: skip
-    """Everything that the options of a stylizing command say, checked before a model is loaded.
-
-    `record` is that of `--from-settings`, `more_flags` are settings from options that are not named like them, `sweeps` what a
-    sheet shows. Raises UsageError, SettingsError and InputError.
-    """
-    given = ctx.params
-    if given["overwrite"] and given["skip_existing"]:
-        raise UsageError("expected --overwrite or --skip-existing, found both; leave one out")
-    files = weighted_files(given["style"]) if given["style"] else list(record.styles if record else ())
-    flags = options.given_flags(ctx, StylizeSettings) | look_flags(given) | (more_flags or {})
-    name, layers = stylize_layers(command, given["preset"], record and record.layer, parse_set(given["set_words"] or []), flags)
-    settings, sweeps = resolve_stylize(layers), sweeps or []
-    check_guides(_first_of(sweeps, layers))
-    paths = [path for path, _ in files]
-    named = [path.stem for path in paths] + (["sweep"] if sweeps else [])
-    read = [*paths, *(Path(region.style) for region in settings.regions if region.style), *map(Path, settings.controls.values())]
-    plan = plan_outputs(given["inputs"], named, given["output"], protected=read, kind=kind)
-    styles = [(load_picture(path, settings.max_megapixels), weight) for path, weight in files if weight > 0]
-    header = {
-        "hicast": __version__,
-        "command": command,
-        "preset": name,
-        "styles": [{"file": str(path), "weight": weight} for path, weight in files],
-    }
-    return Request(layers, settings, styles, files, plan, header, sweeps)
-
-
-def _first_of(sweeps: list[tuple[str, list[Any]]], layers: list[Layer]) -> StylizeSettings:
-    """The settings with the first value of every sweep; raises SettingsError where any of its values is wrong."""
-    for key, values in sweeps:
-        for value in values:
-            resolve_stylize([*layers, Layer("--sweep", swept(key, value))])
-    return resolve_stylize([*layers, *(Layer("--sweep", swept(key, values[0])) for key, values in sweeps)])
 
 
 @dataclass
@@ -241,8 +178,7 @@ class Batch(ABC):
         start = perf_counter()
         chosen = self.settings
         more = {"adapters": chosen.adapter_folders} if chosen.adapter_folders else {}
-        if chosen.offload != "none":
-            more["offload"] = chosen.offload
+        more |= {} if chosen.offload == "none" else {"offload": chosen.offload}
         self.pipeline = HiCastPipeline.from_pretrained(self.model(), device=chosen.device, dtype=chosen.dtype, **more)
         if chosen.compile:
             self.pipeline.compile()
@@ -252,24 +188,9 @@ class Batch(ABC):
         self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s")
         self.console.detail(f"settings: {self.settings.model_dump_json()}")
 
-
     def _open_guides(self, settings: StylizeSettings) -> Guides:
         swept_controls = {key for key, _ in self.request.sweeps if key in CONTROLS}
         return Guides.open(settings, self.pipeline, self.console, asked_adapters(self.request.layers), swept_controls)
-
-
-def check_device(settings: StylizeSettings) -> None:
-    """Raise UsageError for a device that is not there, and for float16 on a CPU."""
-    import torch
-
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(settings.device, True):
-        raise UsageError(f"--device {settings.device}: expected such a device, found none; take --device auto or cpu")
-    if settings.offload != "none" and not (present["cuda"] and settings.device in ("auto", "cuda")):
-        raise UsageError(f"--offload {settings.offload}: expected a CUDA device, found none to be used; leave it out")
-    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not any(present.values()))
-    if on_cpu and settings.dtype == "float16":
-        raise UsageError("--dtype float16: expected a GPU, found the CPU, which is far too slow at it; take --dtype bfloat16 or float32")
 
 
 def name_of(path: Path | None) -> str:

@@ -88,6 +88,8 @@ def _side(settings: StylizeSettings, size: tuple[int, int], side_range: list[int
 
 
 def _branches(settings: StylizeSettings) -> int:
+    """Branches of the picture's own look and of each region's, which are evaluated as one batch."""
     from hicast.diffusion.guidance import plan_guidance
 
-    return len(plan_guidance(settings.style_scale, settings.content_scale).coefficients)
+    scales = [settings.style_scale, *(settings.style_scale if region.style_scale is None else region.style_scale for region in settings.regions)]
+    return sum(len(plan_guidance(scale, settings.content_scale).coefficients) for scale in scales)

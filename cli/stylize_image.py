@@ -14,10 +14,11 @@ from hicast.io.files import IMAGES, PlannedOutput
 from hicast.io.images import Picture, load_picture, save_picture, to_pixels, to_tensor
 
 from . import options
-from .batch import Batch, read_request
+from .batch import Batch
 from .console import OnProgress
 from .foresight import look_ahead
 from .recorded import read_record
+from .request import read_request
 from .shared import LOOK, RUN, VOICE, takes
 from .sheet import paint_sheet
 from .words import sweeps_of
@@ -84,10 +85,11 @@ class PictureBatch(Batch):
     def _sheet(self, picture: Picture, guides: dict[str, Any], on_progress: OnProgress) -> Picture:
         """A sheet of the picture in all looks that are swept."""
         settings, pipeline = self.settings, self.pipeline
-        scene = pipeline.prepare(to_tensor(picture.pixels), self.code, size=settings.size, tile=settings.tile, **guides)
+        scene = pipeline.prepare(to_tensor(picture.pixels), self.code, size=settings.size, tile=settings.tile, square=settings.square,
+                                 content_latent=settings.content_latent, seed=settings.seed, **guides)  # fmt: skip
 
         def settings_of(*values: Any) -> StylizeSettings:
-            return resolve_stylize(self.request.cell(*values), pipeline.defaults)
+            return resolve_stylize(self.request.cell(*values), pipeline.defaults).model_copy(update={"tile": settings.tile})
 
         return Picture(paint_sheet(pipeline, scene, self.request.sweeps, settings_of, on_progress))
 

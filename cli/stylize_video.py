@@ -25,10 +25,11 @@ from hicast.io.video_codecs import STREAM_SUFFIX, pick_codec
 from hicast.io.video_read import Span, VideoReader
 
 from . import options
-from .batch import Batch, name_of, read_request
+from .batch import Batch, name_of
 from .film_memory import expected_bytes
 from .foresight import look_ahead
 from .recorded import read_record
+from .request import read_request
 from .shared import LOOK, RUN, VOICE, takes
 from .shares import is_follower, open_share, run_shared
 from .spool import spooled

@@ -13,36 +13,23 @@ from torch import Tensor
 
 from hicast.config.adapters import AdapterUse
 from hicast.diffusion.sampling import draw_noise, make_scheduler
-from hicast.encoders.autoencoder import AUTOENCODERS, ResidualAutoencoder
+from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
-from hicast.errors import ModelError
-from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL, adapter_folder, find_adapters, with_bases
+from hicast.io.bases import TEMPORAL
 from hicast.io.images import resize_image, working_size
-from hicast.io.weights import (
-    CONTEXT_FILE,
-    WEIGHTS_FILE,
-    load_context,
-    load_json,
-    load_module,
-    place,
-    read_metadata,
-    resolve_model,
-    save_json,
-    save_module,
-    save_safetensors,
-)
+from hicast.io.weights import place
 from hicast.models.adapters import AdapterSet, adapter_widths
-from hicast.models.device import pick_device, pick_dtype
 from hicast.models.compiling import compile_unet
+from hicast.models.device import pick_device, pick_dtype
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.offload import Offload
+from hicast.models.parts import read_parts, write_parts
 from hicast.models.temporal import TemporalLayers
 from hicast.repainting.clip import ClipPainter, frames_at_once
 from hicast.repainting.finish import finished
 from hicast.repainting.maps import Source
 from hicast.repainting.painter import OnProgress, Painter
 from hicast.repainting.scene import Look, Region, Scene
-
 
 Styles = Sequence[tuple[Tensor, float]] | StyleCode
 """Paintings (1, 3, height, width) in [-1, 1] with their weights, or what `encode_style` has made of them."""
@@ -82,35 +69,14 @@ class HiCastPipeline:
                         adapters: Mapping[str, str | Path] | None = None, offload: str = "none") -> HiCastPipeline:
         """The model that ships under `name`, or the one in a folder, on `device` in `dtype` with `offload` (see `to`).
 
-        A folder that holds only some parts, such as adapters or temporal layers, is joined with the base it names. `adapters` are further ones by name, each
-        the folder of an adapter or of the run that trained it; they win over those of the model.
+        A folder that holds only some parts, such as adapters or temporal layers, is joined with the base it names. `adapters` are
+        further ones by name, each the folder of an adapter or of the run that trained it; they win over those of the model.
 
         Raises ModelError for missing, damaged or foreign parts.
         """
-        own = resolve_model(name)
-        bases = with_bases(own)
-        for folder in bases:
-            index = load_json(folder / INDEX_FILE)
-            kind = index.get("autoencoder", "ResidualAutoencoder")
-            if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
-                raise ModelError(
-                    f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
-                    f"{index.get('format')}: convert it or update hicast"
-                )
-        nearest = {part: next((place for place in bases if (place / part).is_dir()), folder) for part in ("unet", "style_encoder", "vae")}
-        joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in (adapters or {}).items()}
-        temporal = next((place / TEMPORAL for place in bases if (place / TEMPORAL).is_dir()), None)
-        pipeline = cls(
-            HiCastModel.from_pretrained(nearest["unet"]),
-            load_module(lambda config: AUTOENCODERS[kind](**config), nearest["vae"] / "vae"),
-            load_module(lambda config: StyleEncoder(**config), nearest["style_encoder"] / "style_encoder"),
-            load_json(folder / "scheduler" / "scheduler_config.json"),
-            index=index,
-            context=load_context(folder),
-            adapters={key: load_module(lambda config: T2IAdapter(**config), path) for key, path in joined.items()},
-            temporal=load_module(lambda config: TemporalLayers(**config), temporal) if temporal else None,
-        )
-        pipeline.about = {key: read_metadata(path / WEIGHTS_FILE) for key, path in joined.items()}
+        parts, about = read_parts(name, adapters or {})
+        pipeline = cls(**parts)
+        pipeline.about = about
         return pipeline.to(device, dtype, offload)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -118,20 +84,12 @@ class HiCastPipeline:
 
         Weights are written as `dtype` if given. The folder needs no base and may travel.
         """
-        folder = Path(folder)
-        self.model.save_pretrained(folder, dtype)
-        save_module(self.autoencoder, folder / "vae", dtype)
-        save_module(self.style_encoder, folder / "style_encoder", dtype)
-        for name, adapter in self.adapters.adapters.items():
-            save_module(adapter, folder / ADAPTERS / name, dtype, self.about.get(name))
-        if self.temporal is not None:
-            save_module(self.temporal, folder / TEMPORAL, dtype)
-        (folder / "scheduler").mkdir(exist_ok=True)
-        save_json(self.scheduler_config, folder / "scheduler" / "scheduler_config.json")
-        if self.context is not None:
-            save_safetensors({"context": self.context}, folder / CONTEXT_FILE, {})
-        fixed = {"_class_name": "HiCastPipeline", "format": FORMAT_VERSION, "autoencoder": type(self.autoencoder).__name__}
-        save_json(self.index | fixed, folder / INDEX_FILE)
+        parts = {
+            "model": self.model, "autoencoder": self.autoencoder, "style_encoder": self.style_encoder,
+            "scheduler_config": self.scheduler_config, "index": self.index, "context": self.context,
+            "adapters": self.adapters.adapters, "temporal": self.temporal,
+        }  # fmt: skip
+        write_parts(parts, self.about, Path(folder), dtype)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -198,23 +156,24 @@ class HiCastPipeline:
         """
         given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
-        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color, content_latent)
-        scene = self.prepare(content, styles, size=size, tile=tile, controls=used, regions=regions,
-                             content_seed=seed if content_latent == "sample" else None, square=square)  # fmt: skip
+        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
+        scene = self.prepare(content, styles, size=size, tile=tile, controls=used, regions=regions, square=square,
+                             content_latent=content_latent, seed=seed)  # fmt: skip
         return self.paint(scene, look, seed=seed, keep_size=keep_size, on_progress=on_progress)
 
     @torch.inference_mode()
     def prepare(self, content: Tensor, styles: Styles, *, size: int | None = None, tile: int | None = None,
-                controls: Mapping[str, Source] | None = None, regions: Sequence[Region] = (), content_seed: int | None = None,
-                square: bool = False) -> Scene:
+                controls: Mapping[str, Source] | None = None, regions: Sequence[Region] = (), content_latent: str = "mode",
+                square: bool = False, seed: int = 0) -> Scene:
         """What painting `content` in several looks has in common, for `paint`; arguments as those of `stylize_image`.
 
-        With a `content_seed` the content's latents are a sample of the autoencoder's posterior, not its mode.
+        `seed` counts only for a `content_latent` that is a `sample`.
         """
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
         small = resize_image(content, self._working_size(tuple(content.shape[-2:]), size, square))
         painter = self._painter
-        return painter.prepare(small, code, painter.features(small, controls or {}), regions, tile=tile, photo=content, content_seed=content_seed)
+        return painter.prepare(small, code, painter.features(small, controls or {}), regions, tile=tile, photo=content,
+                               content_seed=seed if content_latent == "sample" else None)  # fmt: skip
 
     @torch.inference_mode()
     def paint(self, scene: Scene, look: Look, *, seed: int = 0, keep_size: bool = False, on_progress: OnProgress | None = None) -> Tensor:
@@ -233,7 +192,7 @@ class HiCastPipeline:
     def _painter(self) -> Painter:
         """The parts as they are now, at work."""
         return Painter(self.model, self.autoencoder, self.style_encoder, self.adapters, self.context, self._scheduler, self.device,
-                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale, self._offload.use)  # fmt: skip
+                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale, self._offload)  # fmt: skip
 
     @property
     def looks_back(self) -> bool:
@@ -262,12 +221,13 @@ class HiCastPipeline:
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
         given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
-        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color, content_latent)
+        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
 
         def working(whole: tuple[int, int]) -> tuple[int, int]:
             return self._working_size((whole[0], max(round(whole[1] * pixel_aspect), 1)), size, square)
 
-        clip = ClipPainter(self._painter, look, code, tuple(regions), seed, shared_noise, keep_size, self.looks_back, self._as_clip, working)
+        clip = ClipPainter(self._painter, look, code, tuple(regions), seed, shared_noise, keep_size, self.looks_back, self._as_clip, working,
+                           content_seed=seed if content_latent == "sample" else None)  # fmt: skip
         yield from clip.paint(clip.shots(frames, used), window, overlap, first, lead)
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The scripts that teach and measure the nets of control maps: figures by hand, teaching that teaches, views that are cut right."""
 
 import importlib
+import itertools
 import sys
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_a_second_of_teaching_brings_a_net_nearer_to_its_teacher(scripts, monkey
     teach, teachers = scripts("teach_controls"), scripts("control_teachers")
     monkeypatch.setitem(teach.WIDTHS, "soft", (4, 8))
     monkeypatch.setattr(teach, "look", lambda random: lambda image, generator: image)
+    clock = itertools.count()
+    monkeypatch.setattr(teach, "process_time", lambda: next(clock) / 200)
     random = np.random.default_rng(0)
     pictures = random.integers(0, 255, (6, 8, 8, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
     values = (pictures.mean(-1) > 128).astype(np.float16)

@@ -83,11 +83,10 @@ def test_video_runs_are_reproduced(converted, published_layout, monkeypatch, nam
     noise = copy_unmoved(run["latents0"].transpose(1, 2).flatten(0, 1), moved)
     maps = {control: run[f"map_{key}"][0].expand(-1, 3, -1, -1) for control, key in (("edge", "hed"), ("depth", "depth"))}
     with torch.inference_mode(), pipeline._as_clip(4):
-        painter = pipeline._painter
-        features = pipeline.adapters.features(maps)
-        scene = painter.prepare(run["frames"][0], code, features, content_seed=0)
+        features = pipeline._painter.features(run["frames"][0], maps)
+        scene = pipeline._painter.prepare(run["frames"][0], code, features, content_seed=0)
         uses = {control: AdapterUse(weight) for control, weight in zip(maps, weights, strict=True)}
-        found = painter.paint(scene, Look(style_scale, content_scale, 4, "ddim", None, uses), noise, 0)
+        found = pipeline._painter.paint(scene, Look(style_scale, content_scale, 4, "ddim", adapters=uses), noise, 0)
         latents = run[f"{name}_latents"].transpose(1, 2).flatten(0, 1)
         expected = pipeline.autoencoder.decode(latents / 0.18215).sample.clamp(-1, 1)
     assert (found - expected).abs().max() < 1e-3

@@ -21,7 +21,7 @@ def _expected(pipeline, height=256, width=256, **video):
 
 
 def test_it_is_libraries_weights_frames_and_the_largest_layer(pipeline):
-    parts = (pipeline.model, pipeline.autoencoder, pipeline.style_encoder)
+    parts = (pipeline.model, pipeline.autoencoder, pipeline.style_encoder, pipeline.adapters)
     weights = 4 * sum(value.numel() for part in parts for value in part.state_dict().values())
     rest = _expected(pipeline, window=4, overlap=0) - film_memory.LIBRARIES - weights - 3 * 4 * 256**2 * (3 * 4 + film_memory.WAITING)
     assert rest == film_memory.COPIES * film_memory._largest_layer(pipeline, 4, 256, 256) > 0

@@ -222,7 +222,7 @@ def test_preserved_colour_reaches_the_pipeline(pipeline, content, style):
 def test_a_scene_is_encoded_once_for_several_looks(pipeline, content, style, maps, monkeypatch):
     calls = []
     encode, features = LatentCodec.encode, pipeline.adapters.features
-    monkeypatch.setattr(LatentCodec, "encode", lambda self, image: calls.append("encode") or encode(self, image))
+    monkeypatch.setattr(LatentCodec, "encode", lambda self, *given: calls.append("encode") or encode(self, *given))
     monkeypatch.setattr(pipeline.adapters, "features", lambda maps: calls.append("features") or features(maps))
     scene = pipeline.prepare(content, style, controls={"edge": maps["edge"]})
     images = [pipeline.paint(scene, Look(style_scale=scale, adapters={"edge": AdapterUse(1.0)})) for scale in (0.5, 1.0)]

@@ -49,6 +49,10 @@ class PresetSettings(BaseModel):
     scheduler: str | None = None
     size: Annotated[int, Field(ge=32, le=8192)] | None = None
     """Short side to work at, in pixels."""
+    content_latent: Literal["mode", "sample"] = "mode"
+    """What of the autoencoder's posterior: its mode, or a sample drawn with the seed, as the published scripts take it (unseeded)."""
+    square: bool = False
+    """Squash the content to a square to work at, as the published scripts do, instead of keeping its proportions."""
     preserve_color: bool = False
     video: VideoSettings = VideoSettings()
 
@@ -96,10 +100,6 @@ class StylizeSettings(PresetSettings):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     keep_size: bool = False
     """Leave the result at the working size."""
-    content_latent: Literal["mode", "sample"] = "mode"
-    """What of the autoencoder's posterior: its mode, or a sample drawn with the seed, as the published scripts take it (unseeded)."""
-    square: bool = False
-    """Squash the content to a square to work at, as the published scripts do, instead of keeping its proportions."""
     tile: Annotated[int, Field(ge=64, le=8192)] | None = None
     """Side of the tiles that large pictures are cut into, in pixels; None lets the model choose."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

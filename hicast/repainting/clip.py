@@ -62,6 +62,8 @@ class ClipPainter:
     looks_back: bool
     as_clip: Callable[[int], AbstractContextManager[None]]
     working_size: Callable[[tuple[int, int]], tuple[int, int]]
+    content_seed: int | None = None
+    """Draws the latents of the frames, as that of `Painter.prepare`."""
 
     def shots(self, frames: Iterable[Tensor], controls: Mapping[str, Source | Iterable[Tensor]]) -> Iterator[Shot]:
         """Each of `frames` (1, 3, height, width) at its working size, with the features of its maps; one at a time."""
@@ -100,8 +102,7 @@ class ClipPainter:
         features = {name: tuple(map(torch.cat, zip(*(shot.features[name] for shot in shots), strict=True))) for name in shots[0].features}
         masks = [torch.cat(masks) for masks in zip(*(shot.masks for shot in shots), strict=True)]
         frames = torch.cat([shot.frame for shot in shots])
-        return self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile,
-                                    content_seed=self.seed if self.look.content_latent == "sample" else None)  # fmt: skip
+        return self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile, content_seed=self.content_seed)
 
     def _finished(self, shot: Shot, image: Tensor) -> Tensor:
         """The frame as it is given back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import SchedulerMixin
@@ -22,6 +22,7 @@ from hicast.io.bases import TEMPORAL
 from hicast.io.images import crop, pad_to_multiple
 from hicast.models.adapters import AdapterSet, Residuals, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.offload import Offload
 from hicast.models.tiling import predict_in_tiles
 from hicast.repainting.maps import Source, fit_control, fit_mask
 from hicast.repainting.scene import Look, Region, Scene
@@ -46,7 +47,7 @@ class Layer:
 class Painter:
     """The nets of a pipeline at work. `scheduler` makes one by its name; `steps` and `tile` hold unless a look says otherwise.
 
-    `noise_scale` is the share of the noise that sampling starts from; `use(*parts)` brings the parts that compute next to the device.
+    `noise_scale` is the share of the noise that sampling starts from; `offload` brings each part to the device when it computes.
     """
 
     model: HiCastModel
@@ -59,25 +60,26 @@ class Painter:
     steps: int
     tile: int
     noise_scale: float = 1.0
-    use: Callable[..., None] = lambda *parts: None
+    offload: Offload = field(default_factory=lambda: Offload("model", torch.device("cpu"), {}))
 
     def features(self, picture: Tensor, controls: Mapping[str, Source]) -> dict[str, Residuals]:
         """Features of the adapters called as in `controls` for one `picture` (1, 3, height, width) at its working size."""
         maps = {name: fit_control(name, source, picture, MULTIPLE).to(self.device) for name, source in controls.items()}
-        self.use("adapters")
+        if maps:
+            self.offload.use("adapters")
         return self.adapters.features(maps)
 
     def prepare(self, picture: Tensor, code: StyleCode, features: Mapping[str, Residuals], regions: Sequence[Region] = (),
                 masks: Sequence[Tensor] | None = None, tile: int | None = None, photo: Tensor | None = None,
-                content_seed: int | None = None) -> Scene:  # fmt: skip
+                content_seed: int | None = None) -> Scene:
         """A scene of `picture` (batch, 3, height, width) at its working size; `masks` are made of the `regions` unless given.
 
-        With a `content_seed` its latents are a sample of the autoencoder's posterior, else the mode.
+        Latents are the mode of the autoencoder's posterior, or a sample of it drawn with `content_seed`.
         """
         padded, size = pad_to_multiple(picture, MULTIPLE)
         codec = self._codec(tile)
         drawn = None if content_seed is None else content_noise((1, *latent_shape(codec, padded)), content_seed).to(self.device)
-        self.use("autoencoder")
+        self.offload.use("autoencoder")
         latents = codec.encode(padded.to(self.device), drawn).float()
         if masks is None:
             masks = [fit_mask(region.mask, picture) for region in regions]
@@ -88,12 +90,12 @@ class Painter:
         scheduler, steps = self.scheduler(look.scheduler or "ddim"), look.steps or self.steps
         layers = self._layers(scene, look)
         denoise = self._denoiser(scene, look, layers, scheduler, timesteps_of(scheduler, steps))
-        self.use("model", TEMPORAL)
+        self.offload.use("model", TEMPORAL)
         result = sample(denoise, self.noise_scale * noise.to(self.device), scheduler, steps, torch.Generator().manual_seed(seed), on_progress)
         if scene.masks:
             photo = sum((layer.share for layer in layers if layer.style_scale == 0), torch.zeros_like(layers[0].share))
             result = torch.where(photo >= 1, scene.latents, result)
-        self.use("autoencoder")
+        self.offload.use("autoencoder")
         return crop(self._codec(look.tile).decode(result).float(), scene.size).clamp(-1, 1).cpu()
 
     def _codec(self, tile: int | None) -> LatentCodec:
@@ -156,3 +158,8 @@ class Painter:
             branches = {FULL: full, NO_STYLE: full.without_style(self._null_style()), NO_CONTENT: full.without_content()}
             chosen += [branches[name] for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
+
+    def _null_style(self) -> StyleCode:
+        """The null style, on the device even where the style encoder is not."""
+        null = self.style_encoder.null(1)
+        return StyleCode(null.vector.to(self.device), None if null.tokens is None else null.tokens.to(self.device))

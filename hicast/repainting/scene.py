@@ -41,8 +41,6 @@ class Look:
     adapters: Mapping[str, AdapterUse] = field(default_factory=dict)
     keep_outside: bool = False
     preserve_color: bool = False
-    content_latent: str = "mode"
-    """`sample` where the latents of a clip's frames are samples of the autoencoder's posterior."""
 
 
 @dataclass(frozen=True)

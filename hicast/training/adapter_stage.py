@@ -17,7 +17,7 @@ from hicast.config.train import AdapterTraining
 from hicast.diffusion.sampling import clean_estimate
 from hicast.encoders.style import statistics
 from hicast.encoders.vgg import STYLE_TAPS
-from hicast.io.bases import ADAPTERS, INDEX_FILE, base_name
+from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, base_name
 from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place, save_json, save_module
@@ -25,7 +25,7 @@ from hicast.losses.published import style_vector_loss
 from hicast.losses.terms import LossTerms
 from hicast.models.adapters import AdapterSet, Residuals, adapter_widths
 from hicast.models.hicast_model import Conditions
-from hicast.pipeline import FORMAT_VERSION, HiCastPipeline
+from hicast.pipeline import HiCastPipeline
 from hicast.training.data import crop_window, cut, evenly, random_crop, sample_generator, to_batch
 from hicast.training.drawing import open_drawing
 from hicast.training.image_terms import Judged, image_terms

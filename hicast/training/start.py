@@ -16,14 +16,14 @@ from hicast.config.model import ModelConfig
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice, validate
 from hicast.config.train import TemporalTraining
-from hicast.encoders.autoencoder import ResidualAutoencoder
+from hicast.encoders.autoencoder import AUTOENCODERS, ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError, UsageError
-from hicast.io.bases import ADAPTERS, INDEX_FILE, with_bases
+from hicast.io.bases import ADAPTERS, INDEX_FILE, TEMPORAL, with_bases
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
 from hicast.models.hicast_model import FLAGS_FILE
 from hicast.models.temporal import CHOICES, TemporalLayers
-from hicast.pipeline import AUTOENCODERS, TEMPORAL, HiCastPipeline
+from hicast.pipeline import HiCastPipeline
 
 
 def model_config(model: str) -> ModelConfig:

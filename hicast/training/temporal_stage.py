@@ -18,13 +18,13 @@ from hicast.diffusion.prediction import clean_estimate, prediction_kind, regress
 from hicast.diffusion.sampling import make_scheduler, sample
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.errors import UsageError
-from hicast.io.bases import INDEX_FILE, base_name
+from hicast.io.bases import FORMAT_VERSION, INDEX_FILE, TEMPORAL, base_name
 from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place, save_json, save_module
 from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
-from hicast.pipeline import FORMAT_VERSION, TEMPORAL, HiCastPipeline
+from hicast.pipeline import HiCastPipeline
 from hicast.training.clip_source import ClipSource
 from hicast.training.data import PicturePool, sample_generator, to_batch
 from hicast.training.sources import OnNote
