@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	@echo "The picture is $(CURDIR)/demo/coffee-dusk.png"
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # With its dependencies where pyproject.toml is new, else the package alone, which takes seconds.
 $(INSTALLED): pyproject.toml $(SOURCES)
