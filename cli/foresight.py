@@ -26,8 +26,8 @@ EFFICIENCY = 0.5
 """Speed of whole nets over that of one convolution that fills the machine."""
 
 
-def look_ahead(console: Console, settings: StylizeSettings, model: str | Path, size: tuple[int, int], clip: bool = False) -> None:
-    """Tell what stylizing a picture, or one window of a clip, of `size` (height, width) takes with `model`.
+def look_ahead(console: Console, settings: StylizeSettings, model: str | Path, size: tuple[int, int], clip: bool = False) -> bool:
+    """Tell what stylizing a picture, or one window of a clip, of `size` (height, width) takes with `model`; whether it was told.
 
     Raises MemoryLimitError where it does not fit. Says nothing of small models, and leaves damaged ones to who loads them.
     """
@@ -37,10 +37,10 @@ def look_ahead(console: Console, settings: StylizeSettings, model: str | Path, s
     try:
         bases = with_bases(resolve_model(model))
     except ModelError:
-        return
+        return False
     weights = {file for base in bases for file in base.rglob("*.safetensors") if not OF_TRAINING & set(file.relative_to(base).parts)}
     if sum(file.stat().st_size for file in weights) < LARGE:
-        return
+        return False
     from hicast.models.device import pick_device, pick_dtype
     from hicast.models.footprint import Footprint, Work
     from hicast.models.thrift import check_fit
@@ -63,6 +63,7 @@ def look_ahead(console: Console, settings: StylizeSettings, model: str | Path, s
         seconds = footprint.operations(work) / (EFFICIENCY * speed(work.dtype))
         unit = f"{work.frames} frames" if clip else "a picture"
         console.info(f"no GPU is used: the CPU takes about {timedelta(seconds=max(round(seconds), 1))} for {unit} of {work.size[0]} x {work.size[1]} pixels")
+    return True
 
 
 def speed(dtype: torch.dtype) -> float:

@@ -103,6 +103,8 @@ class VideoBatch(Batch):
     stack: ExitStack
     share: Share | None = None
     """The processes that make every video together, if they do."""
+    foretold: bool = False
+    """Whether it has been said what a window takes."""
     paths: dict[PlannedOutput, Path] = field(default_factory=dict)
     """Where the videos lie that came through a pipe."""
 
@@ -116,7 +118,7 @@ class VideoBatch(Batch):
 
     def look_ahead(self, content: VideoReader) -> None:
         """What one window takes."""
-        look_ahead(self.console, self.settings, self.model(), (content.info.height, content.info.width), clip=True)
+        self.foretold = look_ahead(self.console, self.settings, self.model(), (content.info.height, content.info.width), clip=True)
 
     def begin_again(self) -> None:
         """Frames that are done have been painted with other settings, so they are painted anew."""
@@ -150,8 +152,8 @@ class VideoBatch(Batch):
         return clip_model(self.settings.model)
 
     def _needs(self, info: VideoInfo) -> str:
-        """The memory that is expected, in words; nothing where no net is used, or where it cannot be counted."""
-        if not hasattr(self.pipeline, "frames_at_once"):
+        """The memory that is expected, in words; nothing where no net is used, it cannot be counted, or it has been said."""
+        if self.foretold or not hasattr(self.pipeline, "frames_at_once"):
             return ""
         return f"; expects {expected_bytes(self.pipeline, self.settings, info) / 2**30:.1f} GiB of memory"
 

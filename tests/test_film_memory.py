@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hicast.cli import film_memory
+from hicast.cli import film_memory, foresight
 from hicast.cli.main import run
 from hicast.config.stylize import StylizeSettings, VideoSettings
 from hicast.pipeline import HiCastPipeline
@@ -39,3 +39,10 @@ def test_it_stands_in_the_line_before_the_work(workplace, capsys):
     assert run(["stylize-video", "clip.mp4", "--style", "painting.jpg", "--size", "32", "--preview", "80ms", "-o", "out.mp4"]) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if "frames of 64 x 48 pixels" in line)
     assert line.endswith("25 a second, 0.1 s; expects 1.1 GiB of memory")
+
+
+def test_large_models_tell_it_once_and_part_by_part(workplace, monkeypatch, capsys):
+    monkeypatch.setattr(foresight, "LARGE", 1)
+    assert run(["stylize-video", "clip.mp4", "--style", "painting.jpg", "--size", "32", "--preview", "80ms", "-o", "out.mp4"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "GiB of memory" in line]
+    assert len(told) == 1 and told[0].startswith("expects ") and "unet 0.0" in told[0]

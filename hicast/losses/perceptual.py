@@ -134,7 +134,7 @@ def lattice_energy(image: Tensor, periods: tuple[int, ...] = (8, 16), window: in
     The image (batch, channels, height, width) is high-passed with a box blur; within windows the mean tile of each
     period is compared with the whole energy, per colour channel, because lattices are often coloured and local.
     """
-    high = image - F.avg_pool2d(F.pad(image, (4, 4, 4, 4), mode="reflect"), 9, 1)
+    high = _high_pass(image, 9)
     window = min(window, *image.shape[-2:])
     step = max(window // 2, 16)
     windows = high.unfold(2, window, step).unfold(3, window, step)
@@ -166,8 +166,7 @@ def repetition(image: Tensor, content: Tensor, slack: float = 0.15) -> Tensor:
 
 def _local_correlations(image: Tensor, box: int = 17, window: int = 32) -> Tensor:
     """Autocorrelation (batch, shifts, rows, columns) of the high-passed image in windows of `window` pixels."""
-    pad = box // 2
-    high = image - F.avg_pool2d(F.pad(image, (pad,) * 4, mode="reflect"), box, 1)
+    high = _high_pass(image, box)
     reach = max(max(abs(dy), abs(dx)) for dy, dx in _SHIFTS)
     height, width = high.shape[-2] - reach, high.shape[-1] - 2 * reach
     here = high[..., :height, reach : reach + width]
@@ -179,3 +178,9 @@ def _local_correlations(image: Tensor, box: int = 17, window: int = 32) -> Tenso
         other = F.avg_pool2d(there.square().sum(1, keepdim=True), window, window // 2)
         found.append(product / (0.5 * (energy + other) + 2e-3))
     return torch.cat(found, dim=1)
+
+
+def _high_pass(image: Tensor, box: int) -> Tensor:
+    """`image` less its mean in a box of `box` pixels (odd), along one axis after the other, which is several times faster."""
+    wide = F.pad(image, (box // 2,) * 4, mode="reflect")
+    return image - F.avg_pool2d(F.avg_pool2d(wide, (box, 1), 1), (1, box), 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hicast.config.train import RepaintTraining
+from hicast.losses.clouds import cloudiness
 from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import (
     Features,
@@ -138,6 +139,10 @@ def _repetition(judged: Judged) -> Tensor:
     return repetition(judged.decoded, judged.photo)
 
 
+def _clouds(judged: Judged) -> Tensor:
+    return cloudiness(judged.decoded, judged.photo)
+
+
 def _latent(judged: Judged) -> Tensor:
     return judged.returned * (judged.estimate - judged.clean).square().mean((1, 2, 3))
 
@@ -183,6 +188,7 @@ TERMS: dict[str, Term] = {
     "content": _content,
     "lattice": _lattice,
     "repetition": _repetition,
+    "clouds": _clouds,
     "latent": _latent,
     "target_latent": _target_latent,
     "noise": _noise,
