@@ -177,7 +177,7 @@ class ImageTraining(RepaintTraining):
     """Crops of each picture that are drawn once and whose latents are kept on disk, in place of new ones for every sample; 0 for none."""
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
-    losses: dict[Literal["style", "distribution", "gram", "color", "transport", "content", "lattice", "repetition", "clouds", "latent", "noise", "target_latent",
+    losses: dict[Literal["style", "distribution", "gram", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "latent", "noise", "target_latent",
                          "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
@@ -188,6 +188,8 @@ class ImageTraining(RepaintTraining):
     target_gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
     transport_layers: dict[str, float] = {"relu3_1": 1.0, "relu4_1": 1.0}
     """Layers at which neighbourhoods are matched with those of a crop of the painting."""
+    contextual_layers: dict[str, float] = {"relu3_1": 1.0, "relu4_1": 1.0}
+    """Layers at which every neighbourhood of such a crop shall have one that is like it."""
     discriminator_width: Annotated[float, Field(gt=0)] = 0.25
     """Channels of the discriminator of crops, as a share of the published ones."""
     patch_base: Positive = 8

@@ -20,7 +20,7 @@ from hicast.pipeline import HiCastPipeline
 from hicast.training.adversary import Adversary
 from hicast.training.crop_source import Crop, Keeping, PictureCrops, TargetCrops
 from hicast.training.data import center_crop, evenly, random_crop, sample_generator, to_batch
-from hicast.training.image_terms import OF_LATENTS, OF_TARGETS, TAPS, TERMS, Result, image_terms
+from hicast.training.image_terms import OF_CROPS, OF_LATENTS, OF_TARGETS, TAPS, TERMS, Result, image_terms
 from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage, taps
 from hicast.training.sources import OnNote
 from hicast.training.targets import TargetPool
@@ -61,7 +61,7 @@ class ImageStage(RepaintStage):
         self.model.requires_grad_(True)
         self.terms = TERMS
         self.adversary = Adversary(settings, self.device)
-        self.real_taps = taps(settings, {"transport": TAPS["transport"]})
+        self.real_taps = taps(settings, {name: TAPS[name] for name in OF_CROPS})
         self.paired = bool(self.adversary.modules or self.real_taps)
         """Whether a crop of the painting goes with each sample."""
         self.seen = any(weight for name, weight in settings.losses.items() if name not in OF_LATENTS)

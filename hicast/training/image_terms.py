@@ -23,7 +23,7 @@ from hicast.losses.perceptual import (
 )
 from hicast.losses.targets import target_distance, texture_distance
 from hicast.losses.terms import LossTerms
-from hicast.losses.transport import transport_distance
+from hicast.losses.transport import contextual_distance, transport_distance
 from hicast.training.style_library import StyleLibrary
 
 
@@ -127,6 +127,10 @@ def _transport(judged: Judged) -> Tensor:
     return judged.styled * transport_distance(judged.features, judged.real, judged.settings.transport_layers)
 
 
+def _contextual(judged: Judged) -> Tensor:
+    return judged.styled * contextual_distance(judged.features, judged.real, judged.settings.contextual_layers)
+
+
 def _content(judged: Judged) -> Tensor:
     return judged.held * content_distance(judged.features, judged.content, judged.settings.content_layers)
 
@@ -185,6 +189,7 @@ TERMS: dict[str, Term] = {
     "gram": _gram,
     "color": _color,
     "transport": _transport,
+    "contextual": _contextual,
     "content": _content,
     "lattice": _lattice,
     "repetition": _repetition,
@@ -204,6 +209,7 @@ TAPS = {
     "distribution": "distribution_layers",
     "gram": "gram_layers",
     "transport": "transport_layers",
+    "contextual": "contextual_layers",
     "content": "content_layers",
     "target": "target_layers",
     "target_texture": "texture_layers",
@@ -213,6 +219,9 @@ TAPS = {
 
 OF_LATENTS = ("latent", "noise", "target_latent")
 """Terms that need no decoded picture."""
+
+OF_CROPS = ("transport", "contextual")
+"""Terms that compare features with those of a crop of the painting."""
 
 OF_TARGETS = ("target", "target_texture", "target_gram")
 """Terms that compare features with those of another method's results."""
