@@ -127,3 +127,17 @@ def test_full_size_measures_and_its_table_holds_the_ratios(full_size, monkeypatc
     full_size.main([*options, "--json", str(tmp_path / "figures.json")])
     assert "| image 64 | 6.00 s | 1.50 s | 4.0 | 2.00 GiB | 1.00 GiB | 2.0 |" in capsys.readouterr().out
     assert json.loads((tmp_path / "figures.json").read_text())[0]["times_faster"] == 4
+
+
+def test_the_mean_of_two_models_lies_in_the_middle(benchmark, model, tmp_path, monkeypatch, capsys):
+    pipeline = HiCastPipeline.from_pretrained(model, "cpu", "float32")
+    ends = [dict(pipeline.model.state_dict())]
+    for parameter in pipeline.model.parameters():
+        parameter.data = parameter.data + torch.randn_like(parameter)
+    ends.append(dict(pipeline.model.state_dict()))
+    pipeline.save_pretrained(tmp_path / "other")
+    monkeypatch.setattr(sys, "argv", ["average_models.py", str(model), str(tmp_path / "other"), "--output", str(tmp_path / "mean")])
+    importlib.import_module("average_models").main()
+    found = HiCastPipeline.from_pretrained(tmp_path / "mean", "cpu", "float32").model.state_dict()
+    for name, value in found.items():
+        torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)

@@ -12,7 +12,9 @@ from hicast.pipeline import HiCastPipeline
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return HiCastPipeline.from_pretrained("compact", "cpu", "float32")
+    whole = HiCastPipeline.from_pretrained("compact", "cpu", "float32")
+    whole.temporal = None  # frame by frame, unless a test puts them back
+    return whole
 
 
 def _expected(pipeline, height=256, width=256, **video):
@@ -33,6 +35,15 @@ def test_it_grows_with_the_frames_that_are_painted_together_and_no_further(pipel
     own = 3 * 4 * 3 * 256**2
     assert _expected(pipeline, window=64, overlap=0) - _expected(pipeline, window=32, overlap=0) == 32 * own
     assert pipeline.frames_at_once((256, 256)) == 8 and pipeline.frames_at_once((2048, 2048)) == 1
+
+
+def test_with_temporal_layers_the_whole_window_is_painted_together(monkeypatch):
+    whole = HiCastPipeline.from_pretrained("compact", "cpu", "float32")
+    steady = _expected(whole, window=16, overlap=4)
+    weights = 4 * sum(value.numel() for value in whole.temporal.state_dict().values())
+    layers = [film_memory._largest_layer(whole, frames, 256, 256) for frames in (8, 16)]
+    monkeypatch.setattr(whole, "temporal", None)
+    assert steady - _expected(whole, window=16, overlap=4) == weights + film_memory.COPIES * (layers[1] - layers[0])
 
 
 def test_it_stands_in_the_line_before_the_work(workplace, capsys):

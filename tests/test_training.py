@@ -64,6 +64,8 @@ def test_every_image_term_has_a_gradient(make_image_stage: Callable, negatives: 
     stage = make_image_stage(losses=losses, targets=negatives, crop=96, discriminator_width=1 / 64, patch_base=2)
     torch.nn.init.normal_(stage.model.unet.conv_out.bias)
     torch.nn.init.normal_(stage.model.unet.conv_out.weight)  # a fresh net gives the photo back, which has no clouds
+    cells = stage.codec.autoencoder.unproject.weight
+    cells.copy_(torch.randn(*cells.shape[:2], 1, 1).expand_as(cells))  # and this autoencoder decodes to a mosaic
     batch = stage.batch(0, range(stage.settings.batch_size))
     terms = stage.step(batch, 0)
     assert set(terms) == set(losses) | {"discriminator", "patch_discriminator"}

@@ -44,7 +44,7 @@ REMARKS = frozenset(
 """Keys that do not change what a run computes, so that it can be resumed with others."""
 
 UNPUBLISHED_TERMS = frozenset(
-    ("distribution", "color", "content", "lattice", "repetition", "clouds", "target_latent", "target", "target_texture", "target_gram", "target_color")
+    ("distribution", "color", "content", "lattice", "repetition", "clouds", "blocks", "target_latent", "target", "target_texture", "target_gram", "target_color")
 )
 """Loss terms of the image stage that the published method lacks."""
 
@@ -177,7 +177,7 @@ class ImageTraining(RepaintTraining):
     """Crops of each picture that are drawn once and whose latents are kept on disk, in place of new ones for every sample; 0 for none."""
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
-    losses: dict[Literal["style", "distribution", "gram", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "latent", "noise", "target_latent",
+    losses: dict[Literal["style", "distribution", "gram", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "blocks", "latent", "noise", "target_latent",
                          "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
@@ -224,7 +224,7 @@ class AdapterTraining(RepaintTraining):
     """Files or folders of weights by the name of the extractor."""
     maps: Path | None = None
     """Folder of maps drawn before, a mirror of the content folder with the same stems, as .png."""
-    losses: dict[Literal["control", "style", "distribution", "gram", "color", "content", "lattice", "repetition", "clouds", "latent"],
+    losses: dict[Literal["control", "style", "distribution", "gram", "color", "content", "lattice", "repetition", "clouds", "blocks", "latent"],
                  Weight] = {"control": 1.0, "style": 0.05}  # fmt: skip
     drop_style: Share = 0.1
     drop_content: Share = 0.3

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hicast.config.train import RepaintTraining
+from hicast.losses.blocks import blockiness
 from hicast.losses.clouds import cloudiness
 from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import (
@@ -143,6 +144,10 @@ def _repetition(judged: Judged) -> Tensor:
     return repetition(judged.decoded, judged.photo)
 
 
+def _blocks(judged: Judged) -> Tensor:
+    return blockiness(judged.decoded)
+
+
 def _clouds(judged: Judged) -> Tensor:
     return cloudiness(judged.decoded, judged.photo)
 
@@ -194,6 +199,7 @@ TERMS: dict[str, Term] = {
     "lattice": _lattice,
     "repetition": _repetition,
     "clouds": _clouds,
+    "blocks": _blocks,
     "latent": _latent,
     "target_latent": _target_latent,
     "noise": _noise,

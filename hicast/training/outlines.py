@@ -15,6 +15,7 @@ from hicast.config.train import AutoencoderTraining, ImageTraining, RepaintTrain
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
 from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
+from hicast.losses.blocks import blockiness
 from hicast.losses.clouds import cloudiness
 from hicast.losses.color import color_quantiles
 from hicast.losses.perceptual import feature_quantiles, gram, instance_normalize, lattice_energy, layer_statistics, repetition
@@ -99,7 +100,7 @@ def of_features(settings: RepaintTraining, features: Mapping[str, Tensor]) -> It
 def of_picture(settings: RepaintTraining, decoded: Tensor) -> Iterator[Tensor]:
     """What the terms in use compute from the decoded picture."""
     measures = {"color": color_quantiles, "lattice": lattice_energy, "repetition": lambda image: repetition(image, image.detach()),
-                "clouds": lambda image: cloudiness(image, image.detach())}  # fmt: skip
+                "clouds": lambda image: cloudiness(image, image.detach()), "blocks": blockiness}  # fmt: skip
     yield from (measure(decoded) for term, measure in measures.items() if settings.losses.get(term))
 
 
