@@ -44,7 +44,8 @@ REMARKS = frozenset(
 """Keys that do not change what a run computes, so that it can be resumed with others."""
 
 UNPUBLISHED_TERMS = frozenset(
-    ("distribution", "color", "content", "lattice", "repetition", "clouds", "blocks", "target_latent", "target", "target_texture", "target_gram", "target_color")
+    ("distribution", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "blocks",
+     "target_latent", "target", "target_texture", "target_gram", "target_color")
 )
 """Loss terms of the image stage that the published method lacks."""
 
@@ -177,8 +178,8 @@ class ImageTraining(RepaintTraining):
     """Crops of each picture that are drawn once and whose latents are kept on disk, in place of new ones for every sample; 0 for none."""
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
-    losses: dict[Literal["style", "distribution", "gram", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "blocks", "latent", "noise", "target_latent",
-                         "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
+    losses: dict[Literal["style", "distribution", "gram", "color", "transport", "contextual", "content",
+                         "lattice", "repetition", "clouds", "blocks", "latent", "noise", "target_latent", "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
     target_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
