@@ -38,6 +38,9 @@ from torch.nn import functional
 EDGE = 0.5
 """Where HED sees an edge."""
 
+THRESHOLDS = np.arange(0.2, 0.81, 0.02).round(2).tolist()
+"""Where a map may be taken to show an edge; one of them serves all photos."""
+
 PHOTO_SHARE = 0.01
 """Share of a photo that people must take for it to count."""
 
@@ -84,20 +87,31 @@ def edge_scores(net: SoftEdges, teacher: Teacher, photos: Sequence[np.ndarray]) 
     wanted = [teacher(photo) > EDGE for photo in photos]
     scores = {"milliseconds": 1000 * taken}
     for name, reach in (("f_strict", 0), ("f_within_one_pixel", 1)):
-        every = [(f_score(found, wanted, threshold, reach), threshold) for threshold in np.arange(0.2, 0.81, 0.02)]
-        scores[name], scores[f"{name}_threshold"] = max(every)
+        counts = sum(edge_counts(values, mask, reach) for values, mask in zip(found, wanted, strict=True))
+        scores[name], scores[f"{name}_threshold"] = best_f_score(counts)
     return scores
 
 
-def f_score(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray], threshold: float, reach: int) -> float:
-    """F-score of all pixels of all photos: the harmonic mean of precision and recall, within `reach` pixels."""
-    hits = drawn = met = true = 0
-    for values, mask in zip(found, wanted, strict=True):
-        edges = values > threshold
-        hits, drawn = hits + (edges & grown(mask, reach)).sum(), drawn + edges.sum()
-        met, true = met + (mask & grown(edges, reach)).sum(), true + mask.sum()
-    precision, recall = hits / max(drawn, 1), met / max(true, 1)
-    return float(2 * precision * recall / max(precision + recall, 1e-9))
+def edge_counts(found: np.ndarray, wanted: np.ndarray, reach: int, thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:
+    """Pixels (thresholds, 4) of a photo, to be added up over photos: drawn ones within `reach` of wanted ones, all drawn ones, wanted
+    ones within `reach` of drawn ones, all wanted ones. `found` are values and `wanted` is a mask, both (height, width).
+    """
+    near, rows = grown(wanted, reach), []
+    for threshold in thresholds:
+        edges = found > threshold
+        rows.append(((edges & near).sum(), edges.sum(), (wanted & grown(edges, reach)).sum(), wanted.sum()))
+    return np.array(rows)
+
+
+def f_scores(counts: np.ndarray) -> np.ndarray:
+    """F-score at each threshold, the harmonic mean of precision and recall, of the sum of `edge_counts`."""
+    precision, recall = (counts[:, [0, 2]] / counts[:, [1, 3]].clip(1)).T
+    return 2 * precision * recall / (precision + recall).clip(1e-9)
+
+
+def best_f_score(counts: np.ndarray) -> tuple[float, float]:
+    """The highest of the `f_scores` at `THRESHOLDS`, and the threshold where it is."""
+    return max(zip(f_scores(counts).tolist(), THRESHOLDS, strict=True))
 
 
 def grown(mask: np.ndarray, reach: int) -> np.ndarray:

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 Name = tuple[str, int]
 """Who works, and the side of the picture in pixels."""
 
-_WARM_UP = 2
+_WARM_UP = 1
 
 
 def interleaved(runs: Mapping[Name, Callable[[], Any]], repeats: int) -> tuple[dict[Name, list[float]], dict[Name, Any]]:
     """Seconds of every run in `repeats` rounds, and its last result; every other round goes backwards.
 
-    Whatever else the machine does thus falls on all runs alike. Two more rounds before are not counted.
+    Whatever else the machine does thus falls on all runs alike. Each run is done twice in a row and the second time counts,
+    so that none profits from caches and memory that another one of its size has left. A round before is not counted.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in runs}
     results = {}
     for number in range(-_WARM_UP, repeats):
         for name in reversed(runs) if number % 2 else runs:
+            runs[name]()
             start = perf_counter()
             results[name] = runs[name]()
             if number >= 0:

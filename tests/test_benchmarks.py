@@ -77,7 +77,7 @@ def test_runs_take_turns_after_a_warm_up(benchmark):
     order = []
     runs = {("a", 1): lambda: order.append("a"), ("b", 1): lambda: order.append("b")}
     seconds, _ = importlib.import_module("timing").interleaved(runs, 2)
-    assert "".join(order) == "abba" * 2
+    assert "".join(order) == "bbaa" + "aabb" + "bbaa"
     assert [len(times) for times in seconds.values()] == [2, 2]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import fields
@@ -61,20 +62,38 @@ def test_frozen_encoder_keeps_its_latents(tmp_path: Path, folders: tuple[Path, P
 
 def test_every_image_term_has_a_gradient(make_image_stage: Callable, negatives: Path) -> None:
     losses = dict.fromkeys(TERMS.keys() - {"noise"}, 1.0) | {"adversarial": 1.0, "patch": 1.0}
-    stage = make_image_stage(losses=losses, targets=negatives, crop=96, discriminator_width=1 / 64, patch_base=2)
+    stage = make_image_stage(losses=losses, targets=negatives, crop=96, discriminator_width=1 / 64, patch_base=2,
+                             trained=("net", "decoder"))
     torch.nn.init.normal_(stage.model.unet.conv_out.bias)
     torch.nn.init.normal_(stage.model.unet.conv_out.weight)  # a fresh net gives the photo back, which has no clouds
     cells = stage.codec.autoencoder.unproject.weight
-    cells.copy_(torch.randn(*cells.shape[:2], 1, 1).expand_as(cells))  # and this autoencoder decodes to a mosaic
+    cells.data.copy_(torch.randn(*cells.shape[:2], 1, 1).expand_as(cells))  # and this autoencoder decodes to a mosaic
     batch = stage.batch(0, range(stage.settings.batch_size))
     terms = stage.step(batch, 0)
     assert set(terms) == set(losses) | {"discriminator", "patch_discriminator"}
-    parameters = [p for module in stage.trainable().values() for p in module.parameters()]
+    parameters = [p for module in stage.trainable().values() for p in module.parameters() if p.requires_grad]
     for name, value in terms.items():
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         assert any(g is not None and g.abs().max() > 0 for g in gradients), name
-    frozen = [*stage.vgg.parameters(), *stage.codec.autoencoder.parameters(), *stage.style_encoder.parameters()]
+    frozen = [*stage.vgg.parameters(), *stage.codec.autoencoder.encoder.parameters(), *stage.style_encoder.parameters()]
     assert not any(p.requires_grad for p in frozen)
+
+
+@pytest.mark.parametrize(("trained", "changed"), [(("net",), {"unet", "content_projection"}), (("decoder",), {"vae"})])
+def test_image_stage_trains_what_it_is_told(tmp_path: Path, make_image_stage: Callable, trained: tuple, changed: set) -> None:
+    stage = make_image_stage(trained=trained, steps=2, warmup=0, losses={"style": 1.0} | ({"reconstruction": 1.0} if "vae" in changed else {}))
+    before = copy.deepcopy(stage.pipeline)
+    train(stage, tmp_path / "run")
+    after = HiCastPipeline.from_pretrained(tmp_path / "run", dtype="float32")
+    parts = {"unet": (before.model.unet, after.model.unet), "content_projection": (before.model.content_projection, after.model.content_projection),
+             "vae": (before.autoencoder, after.autoencoder)}
+    assert changed == {name for name, pair in parts.items() if not _equal(*pair)}
+    assert _equal(before.autoencoder.encoder, after.autoencoder.encoder) and _equal(before.autoencoder.project, after.autoencoder.project)
+
+
+def _equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(value.float().cpu(), twin.float().cpu()) for value, twin in pairs)
 
 
 def test_image_stage_writes_a_model_that_stylizes(tmp_path: Path, make_image_stage: Callable) -> None:

@@ -106,6 +106,17 @@ def test_an_autoencoder_takes_the_place_of_a_bases():
     assert advice not in contradictions(ImageTraining(vae="a.safetensors", base="stock"))
 
 
+def test_terms_that_nothing_changes_are_told():
+    assert contradictions(ImageTraining(losses={"style": 1, "reconstruction": 1})) == [
+        "losses.reconstruction: expected a decoder that learns, found it frozen; add decoder to trained, or set the loss to 0"
+    ]
+    alone = ImageTraining(losses={"style": 1, "latent": 1, "reconstruction": 1}, trained=("decoder",))
+    assert contradictions(alone) == [
+        "losses: expected no weight for latent, which only the net changes, found the decoder alone in trained; set it to 0"
+    ]
+    assert not contradictions(ImageTraining(losses={"style": 1, "latent": 1, "reconstruction": 1}, trained=("net", "decoder")))
+
+
 def test_contradictions_of_the_adapter_stage():
     published = AdapterTraining(reference=True, losses={"control": 1, "gram": 0.1, "color": 0})
     assert contradictions(published) == ["losses: expected only control, style, latent with reference, found gram; set them to 0"]

@@ -44,10 +44,13 @@ REMARKS = frozenset(
 """Keys that do not change what a run computes, so that it can be resumed with others."""
 
 UNPUBLISHED_TERMS = frozenset(
-    ("distribution", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "blocks",
+    ("distribution", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "blocks", "reconstruction",
      "target_latent", "target", "target_texture", "target_gram", "target_color")
 )
 """Loss terms of the image stage that the published method lacks."""
+
+OF_LATENTS = ("latent", "noise", "target_latent")
+"""Loss terms of the image stage that need no decoded picture."""
 
 
 class TrainSettings(BaseModel):
@@ -174,12 +177,14 @@ class ImageTraining(RepaintTraining):
     """Another autoencoder than that of `base`: a folder in diffusers layout, or a .safetensors file."""
     reference: bool = False
     """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style` and `gram` only."""
+    trained: Annotated[tuple[Literal["net", "decoder"], ...], Field(min_length=1)] = ("net",)
+    """What learns: the net, the autoencoder's decoder, or both; a decoder that learns wants `reconstruction` among the losses."""
     cached_crops: Annotated[int, Field(ge=0)] = 0
     """Crops of each picture that are drawn once and whose latents are kept on disk, in place of new ones for every sample; 0 for none."""
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
     losses: dict[Literal["style", "distribution", "gram", "color", "transport", "contextual", "content",
-                         "lattice", "repetition", "clouds", "blocks", "latent", "noise", "target_latent", "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
+                         "lattice", "repetition", "clouds", "blocks", "reconstruction", "latent", "noise", "target_latent", "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
     target_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}

@@ -9,7 +9,7 @@ from typing import Any
 from hicast.config.layers import Layer, combine, command_layer, merge
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice
-from hicast.config.train import UNPUBLISHED_TERMS, AdapterTraining, TrainSettings
+from hicast.config.train import OF_LATENTS, UNPUBLISHED_TERMS, AdapterTraining, ImageTraining, TrainSettings
 from hicast.errors import SettingsError, UsageError
 
 FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
@@ -75,7 +75,18 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
     if isinstance(settings, AdapterTraining) and settings.maps and settings.self_pairs and not settings.reference:
         found.append(f"self_pairs: expected 0 with maps, which paintings have none of, found {settings.self_pairs:g}; leave one out")
+    if isinstance(settings, ImageTraining):
+        found += _without_gradient(settings)
     return found
+
+
+def _without_gradient(settings: ImageTraining) -> list[str]:
+    """Terms that nothing which learns has a part in."""
+    weighed = [name for name, weight in settings.losses.items() if weight]
+    if "decoder" not in settings.trained and "reconstruction" in weighed:
+        return ["losses.reconstruction: expected a decoder that learns, found it frozen; add decoder to trained, or set the loss to 0"]
+    dead = [name for name in weighed if name in OF_LATENTS and "net" not in settings.trained]
+    return [f"losses: expected no weight for {', '.join(dead)}, which only the net changes, found the decoder alone in trained; set it to 0"] if dead else []
 
 
 def _beside_reference(settings: TrainSettings) -> list[str]:

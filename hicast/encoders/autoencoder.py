@@ -97,6 +97,18 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
 """Kinds of autoencoders by the name of their class."""
 
+DECODING = {"ResidualAutoencoder": ("unproject", "decoder"), "AutoencoderKL": ("post_quant_conv", "decoder")}
+"""The parts that decode, by the kind of autoencoder."""
+
+
+def with_learning_decoder(autoencoder: ResidualAutoencoder | AutoencoderKL) -> ResidualAutoencoder | AutoencoderKL:
+    """`autoencoder`, of which nothing but the decoder learns: latents, and nets trained on them, stay valid."""
+    autoencoder.requires_grad_(False)
+    for name in DECODING[type(autoencoder).__name__]:
+        getattr(autoencoder, name).requires_grad_(True)
+    return autoencoder
+
+
 SLICE_PIXELS = 2**19
 """Pixels that Stable Diffusion's autoencoder gets at once, unless one picture alone has more: two frames of 512 x 512."""
 

@@ -158,8 +158,3 @@ class Painter:
             branches = {FULL: full, NO_STYLE: full.without_style(self._null_style()), NO_CONTENT: full.without_content()}
             chosen += [branches[name] for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
-
-    def _null_style(self) -> StyleCode:
-        """The null style, on the device even where the style encoder is not."""
-        null = self.style_encoder.null(1)
-        return StyleCode(null.vector.to(self.device), None if null.tokens is None else null.tokens.to(self.device))

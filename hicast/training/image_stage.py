@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hicast.config.train import ImageTraining
+from hicast.config.train import OF_LATENTS, ImageTraining
+from hicast.encoders.autoencoder import LatentCodec, with_learning_decoder
 from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
+from hicast.io.weights import place
 from hicast.losses.terms import LossTerms
 from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.adversary import Adversary
 from hicast.training.crop_source import Crop, Keeping, PictureCrops, TargetCrops
 from hicast.training.data import center_crop, evenly, random_crop, sample_generator, to_batch
-from hicast.training.image_terms import OF_CROPS, OF_LATENTS, OF_TARGETS, TAPS, TERMS, Result, image_terms
+from hicast.training.image_terms import OF_CROPS, OF_TARGETS, TAPS, TERMS, Result, image_terms
 from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage, taps
 from hicast.training.sources import OnNote
 from hicast.training.targets import TargetPool
@@ -58,7 +60,9 @@ class ImageStage(RepaintStage):
         """
         super().__init__(settings, content, style, pipeline, cache, fit_style=fit_style, device=device,
                          on_measure=on_measure, on_note=on_note)
-        self.model.requires_grad_(True)
+        self.model.requires_grad_("net" in settings.trained)
+        if "decoder" in settings.trained:
+            self.codec = LatentCodec(place(with_learning_decoder(pipeline.autoencoder), self.device))
         self.terms = TERMS
         self.adversary = Adversary(settings, self.device)
         self.real_taps = taps(settings, {name: TAPS[name] for name in OF_CROPS})
@@ -72,8 +76,10 @@ class ImageStage(RepaintStage):
         self.target_taps = taps(settings, {name: TAPS[name] for name in OF_TARGETS})
 
     def trainable(self) -> dict[str, nn.Module]:
-        """The U-Net, the content projection and the discriminators in use."""
-        return {"unet": self.model.unet, "content_projection": self.model.content_projection, **self.adversary.modules}
+        """The U-Net and the content projection, or the autoencoder, or all of them, and the discriminators in use."""
+        net = {"unet": self.model.unet, "content_projection": self.model.content_projection}
+        own = {"net": net, "decoder": {"vae": self.codec.autoencoder}}
+        return {name: module for part in self.settings.trained for name, module in own[part].items()} | self.adversary.modules
 
     def batch(self, step: int, rows: range) -> ImageBatch:
         """The part `rows` of the batch of `step`: content crops with everything drawn for them."""
@@ -88,12 +94,15 @@ class ImageStage(RepaintStage):
     def step(self, batch: ImageBatch, step: int) -> LossTerms:
         """Loss terms of one batch; see the class."""
         clean = self.encode(batch.content) if batch.clean is None else batch.clean.to(self.device).float()
-        estimate = self.estimate(batch, clean, self.conditions(batch, clean))
+        with torch.set_grad_enabled("net" in self.settings.trained):
+            estimate = self.estimate(batch, clean, self.conditions(batch, clean))
         judged = self.judged(batch, clean, estimate, self._result(batch), decode=self.seen)
         painting = batch.painting.to(self.device, memory_format=torch.channels_last) if self.paired else None
         if self.real_taps:
             with torch.no_grad():
                 judged = replace(judged, real=self.vgg(painting, self.real_taps))
+        if self.settings.losses.get("reconstruction"):
+            judged = replace(judged, restored=self.codec.decode(clean).float())
         terms = image_terms(judged, self.terms)
         if not self.adversary.modules:
             return terms

@@ -18,6 +18,7 @@ from hicast.losses.perceptual import (
     distribution_distance,
     gram,
     gram_distance,
+    laplacian,
     lattice_energy,
     repetition,
     style_distance,
@@ -43,7 +44,7 @@ class Judged:
     """What the terms of one batch look at.
 
     `decoded` (batch, 3, height, width) with its VGG `features`, the `photo` with its `content` features, the `result` of
-    another method or None, the features of crops of the paintings in `real` where a term needs them; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
+    another method or None, the features of crops of the paintings in `real` and the photo through the latent and back in `restored` where a term needs them; `estimate` and `clean` latents; rows of the style library `paintings`; and shares
     (batch,) of the sample's weight: `styled` where a painting counts, `held` where the photo counts, `aimed` where the
     other method's result counts and its `strength` by the style scale, `returned` where the latent itself must come back.
     `decoded` is missing where no term looks at it. `signal_to_noise` is that of what the net was given; `style_unit` and
@@ -67,6 +68,7 @@ class Judged:
     returned: Tensor
     signal_to_noise: float = 0.0
     real: Features | None = None
+    restored: Tensor | None = None
     style_unit: float = 1.0
     feature_unit: float = 1.0
 
@@ -152,6 +154,12 @@ def _clouds(judged: Judged) -> Tensor:
     return cloudiness(judged.decoded, judged.photo)
 
 
+def _reconstruction(judged: Judged) -> Tensor:
+    """Absolute and Laplacian error of the photo through the latent and back, so that a decoder that learns stays one."""
+    error = judged.restored - judged.photo
+    return error.abs().mean((1, 2, 3)) + 0.5 * laplacian(error).abs().mean((1, 2, 3))
+
+
 def _latent(judged: Judged) -> Tensor:
     return judged.returned * (judged.estimate - judged.clean).square().mean((1, 2, 3))
 
@@ -200,6 +208,7 @@ TERMS: dict[str, Term] = {
     "repetition": _repetition,
     "clouds": _clouds,
     "blocks": _blocks,
+    "reconstruction": _reconstruction,
     "latent": _latent,
     "target_latent": _target_latent,
     "noise": _noise,
@@ -222,9 +231,6 @@ TAPS = {
     "target_gram": "target_gram_layers",
 }
 """The setting that lists the VGG layers of a term."""
-
-OF_LATENTS = ("latent", "noise", "target_latent")
-"""Terms that need no decoded picture."""
 
 OF_CROPS = ("transport", "contextual")
 """Terms that compare features with those of a crop of the painting."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hicast.config.layers import merge
 from hicast.config.model import ModelConfig
-from hicast.config.train import AutoencoderTraining, ImageTraining, RepaintTraining
-from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
+from hicast.config.train import OF_LATENTS, AutoencoderTraining, ImageTraining, RepaintTraining
+from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, with_learning_decoder
 from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
 from hicast.losses.blocks import blockiness
@@ -27,7 +27,7 @@ from hicast.models.hicast_model import Conditions, HiCastModel
 from hicast.training.adversary import Adversary
 from hicast.training.autoencoder_stage import DETAIL_TAPS
 from hicast.training.image_stage import image_taps
-from hicast.training.image_terms import OF_LATENTS, TAPS
+from hicast.training.image_terms import TAPS
 from hicast.training.memory import Outline
 from hicast.training.start import autoencoder_config, check_base, merged_unet, model_config
 
@@ -58,22 +58,29 @@ def outline_image(settings: ImageTraining) -> Outline:
     channels = config.unet["out_channels"]
     with torch.device("meta"):
         model, adversary = build_model(config), Adversary(settings, torch.device("meta"))
-    codec, vgg = judges(config, settings.frozen_dtype)
+    net, learns = (model.unet, model.content_projection), "decoder" in settings.trained
+    codec, vgg = judges(config, "float32" if learns else settings.frozen_dtype)
     side = settings.crop // codec.factor
     taps = STYLE_TAPS if settings.reference else image_taps(settings)
+    if "net" not in settings.trained:
+        frozen(model, "float32")
+    if learns:
+        with_learning_decoder(codec.autoencoder)
 
     def judge(samples: int) -> Any:
         decoded = codec.decode(meta(samples, channels, side, side, gradient=True)).float()
         features = vgg(decoded, taps) if taps else {}
+        restored = [codec.decode(meta(samples, channels, side, side))] if settings.losses.get("reconstruction") else []
         painting, keep = meta(samples, 3, settings.crop, settings.crop), torch.ones(samples, dtype=torch.bool, device="meta")
-        return [*of_features(settings, features), *of_picture(settings, decoded), *adversary.terms(decoded, painting, keep, 0).values()]
+        return [*of_features(settings, features), *of_picture(settings, decoded), *restored, *adversary.terms(decoded, painting, keep, 0).values()]
 
     def through(samples: int) -> Any:
         return predict(model, meta(samples, channels, side, side), config.style_encoder.get("token_grid", 0))
 
-    trained = (model.unet, model.content_projection, *adversary.modules.values())
+    trained = [*(net if "net" in settings.trained else ()), *((codec.autoencoder,) if learns else ()), *adversary.modules.values()]
+    borrowed = () if "net" in settings.trained else net
     seen = any(weight for name, weight in settings.losses.items() if name not in OF_LATENTS)
-    return Outline(trained, (codec.autoencoder, vgg), through, judge if seen else None, latents=channels * side**2)
+    return Outline(tuple(trained), (vgg,) if learns else (codec.autoencoder, vgg), through, judge if seen else None, borrowed, channels * side**2)
 
 
 def judges(config: ModelConfig, dtype: str) -> tuple[LatentCodec, Vgg16]:
