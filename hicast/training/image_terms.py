@@ -15,6 +15,7 @@ from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import (
     Features,
     content_distance,
+    detail_energy,
     distribution_distance,
     gram,
     gram_distance,
@@ -155,9 +156,11 @@ def _clouds(judged: Judged) -> Tensor:
 
 
 def _reconstruction(judged: Judged) -> Tensor:
-    """Absolute and Laplacian error of the photo through the latent and back, so that a decoder that learns stays one."""
+    """Error of the photo through the latent and back, so that a decoder that learns stays one: of pixels, of fine detail and of its
+    energy, weighed as in the preset `compact-autoencoder-decoder`."""
     error = judged.restored - judged.photo
-    return error.abs().mean((1, 2, 3)) + 0.5 * laplacian(error).abs().mean((1, 2, 3))
+    energy = (detail_energy(judged.restored) - detail_energy(judged.photo)).abs()
+    return error.abs().mean((1, 2, 3)) + 0.5 * laplacian(error).abs().mean((1, 2, 3)) + 0.8 * energy.mean((1, 2, 3))
 
 
 def _latent(judged: Judged) -> Tensor:
