@@ -131,13 +131,14 @@ def test_command_trains_two_steps_and_its_folder_stylizes(shared_stock, tiny, ca
 
 
 def test_published_losses_train_too(shared_stock, tiny, capsys):
-    words = _words(shared_stock, "out", "--set", "losses.noise=0.5")
+    small = ("--set", "discriminator_width=0.02", "--set", "patch_base=2")
+    words = _words(shared_stock, "out", "--set", "losses.noise=0.5", *small)
     words[words.index("sd15-image")] = "sd15-image-reference"
     assert run(words) == 0, capsys.readouterr().err
     rows = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
     settings = json.loads(read_metadata(Path("out/unet") / WEIGHTS)["training"])
     assert settings["reference"] and settings["ema"] == 0 and settings["losses"]["style"] == 2
-    assert {"latent", "noise", "style", "gram"} <= rows[-1].keys() and 0 < rows[-1]["style"] < 100
+    assert {"latent", "noise", "style", "gram", "adversarial", "patch"} <= rows[-1].keys() and 0 < rows[-1]["style"] < 100
 
 
 def test_estimate_is_one_step_from_the_noisy_target(shared_stock, tiny):

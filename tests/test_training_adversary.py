@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from hicast.config.presets import load_preset
 from hicast.config.train import ImageTraining
 from hicast.training.adversary import IMAGE, PATCH, Adversary
 
@@ -56,6 +59,38 @@ def test_same_seed_gives_the_same_discriminators() -> None:
     one, again, other = (_adversary(seed=seed).modules[IMAGE].state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_published_masks_add_a_constant_for_samples_without_style() -> None:
+    ours, theirs = _adversary(), _adversary(reference=True)
+    decoded, paintings, keep = _pictures()
+    corrected, published = (adversary.terms(decoded, paintings, keep, 0) for adversary in (ours, theirs))
+    for name, logits in (("adversarial", 1), ("patch", 1), (IMAGE, 2), (PATCH, 2)):
+        assert published[name].item() == pytest.approx(corrected[name].item() + 0.5 * logits * math.log(2), rel=1e-5)
+    inputs = [decoded, *(weight for module in theirs.modules.values() for weight in module.parameters())]
+    wanted = torch.autograd.grad(sum(corrected.values()), [decoded, *(w for m in ours.modules.values() for w in m.parameters())])
+    found = torch.autograd.grad(sum(published.values()), inputs)
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(found, wanted, strict=True))
+
+
+def test_published_preset_has_the_published_weights_and_schedule() -> None:
+    preset = load_preset("sd15-image-reference", "train")
+    assert {name: weight for name, weight in preset["losses"].items() if weight} == {"latent": 1, "style": 2, "gram": 1, "adversarial": 1, "patch": 2}
+    assert [preset[key] for key in ("discriminator_every", "discriminator_width", "patch_base")] == [10, 1, 32]
+    assert preset["discriminator_rate"] == pytest.approx(16 / 17, abs=1e-3)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_discriminator_learns_as_fast_whatever_it_rests(every: int) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    options = ImageTraining(discriminator_every=every).optimizer(IMAGE)
+    optimizer = torch.optim.AdamW([weight], lr=options["scale"], betas=options["betas"], weight_decay=0.0)
+    places = []
+    for step in range(600 * every):
+        weight.grad = torch.full_like(weight, 3.0 if step % every == 0 else 0.0)
+        optimizer.step()
+        places.append(weight.item())
+    assert places[-every - 1] - places[-1] == pytest.approx(1.0, rel=1e-2)
 
 
 @pytest.mark.parametrize("module,betas", [("unet", (0.9, 0.99)), (IMAGE, (0.0, 0.99)), (PATCH, (0.0, 0.99))])

@@ -117,6 +117,13 @@ def test_terms_that_nothing_changes_are_told():
     assert not contradictions(ImageTraining(losses={"style": 1, "latent": 1, "reconstruction": 1}, trained=("net", "decoder")))
 
 
+def test_terms_beside_the_published_ones_are_told():
+    published = ImageTraining(reference=True, losses={"latent": 1, "adversarial": 1, "patch": 2, "color": 1, "content": 0})
+    assert contradictions(published) == [
+        "losses: expected only latent, noise, style, gram, adversarial and patch with reference, found color; set them to 0"
+    ]
+
+
 def test_contradictions_of_the_adapter_stage():
     published = AdapterTraining(reference=True, losses={"control": 1, "gram": 0.1, "color": 0})
     assert contradictions(published) == ["losses: expected only control, style, latent with reference, found gram; set them to 0"]

@@ -176,7 +176,7 @@ class ImageTraining(RepaintTraining):
     vae: Path | None = None
     """Another autoencoder than that of `base`: a folder in diffusers layout, or a .safetensors file."""
     reference: bool = False
-    """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style` and `gram` only."""
+    """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style`, `gram`, `adversarial` and `patch` only."""
     trained: Annotated[tuple[Literal["net", "decoder"], ...], Field(min_length=1)] = ("net",)
     """What learns: the net, the autoencoder's decoder, or both; a decoder that learns wants `reconstruction` among the losses."""
     cached_crops: Annotated[int, Field(ge=0)] = 0
@@ -210,10 +210,15 @@ class ImageTraining(RepaintTraining):
     """Configuration of the U-Net, where it differs from that of the model."""
 
     def optimizer(self, module: str) -> dict[str, Any]:
-        """As for every stage; discriminators have no momentum (reference, 7.3) and a rate of their own."""
+        """As for every stage; discriminators have no momentum (reference, 7.3) and a rate of their own.
+
+        Between their steps their gradient is 0, which the mean of its squares takes in: `discriminator_every` is evened out, so
+        that a step is as long as if they were the only ones.
+        """
         if not module.endswith("discriminator"):
             return super().optimizer(module)
-        return {"scale": self.discriminator_rate, "betas": (0.0, 0.99), "weight_decay": 0.0}
+        every = self.discriminator_every
+        return {"scale": self.discriminator_rate / every**0.5, "betas": (0.0, 0.99 ** (1 / every)), "weight_decay": 0.0}
 
 
 class AdapterTraining(RepaintTraining):

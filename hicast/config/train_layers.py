@@ -102,7 +102,7 @@ def _beside_reference(settings: TrainSettings) -> list[str]:
     own = sorted(UNPUBLISHED_TERMS.intersection(weighed)) if settings.stage == "image" else [
         name for name in weighed if name not in PUBLISHED_TERMS
     ]  # fmt: skip
-    known = "latent, noise, style and gram" if settings.stage == "image" else ", ".join(PUBLISHED_TERMS)
+    known = "latent, noise, style, gram, adversarial and patch" if settings.stage == "image" else ", ".join(PUBLISHED_TERMS)
     return [f"losses: expected only {known} with reference, found {', '.join(own)}; set them to 0"] if own else []
 
 

@@ -53,7 +53,8 @@ class AdapterStage(RepaintStage):
     must be that of the photo (`control`), seen by an extractor that has a gradient. The other terms are those of the stage
     `image`. An adapter starts as diffusers initialises it, near nothing and nowhere at zero, so that every weight has a gradient.
     With `reference` terms and drawing are the published ones: differs from them in that latents are the encoder's
-    mean, not a sample, and that paintings keep their aspect ratio.
+    mean, not a sample, that paintings keep their aspect ratio, and that the range of a depth map is that of its picture, not
+    of the batch.
     """
 
     def __init__(self, settings: AdapterTraining, content: Sequence[Path], style: Sequence[Path], pipeline: HiCastPipeline,

@@ -19,6 +19,7 @@ from hicast.losses.adversarial import (
     patchify,
     r1_penalty,
 )
+from hicast.losses.published import masked_logits
 from hicast.losses.terms import LossTerms
 
 IMAGE, PATCH = "discriminator", "patch_discriminator"
@@ -29,8 +30,9 @@ class Adversary:
     """A discriminator of whole crops for the term `adversarial`, one of patches against the painting's for `patch`.
 
     Only those whose term has a weight exist. Real are crops of the paintings, fake the decoded estimates; samples without
-    style count as neither. Source: reference, 7.2 to 7.5. Differs from it in size (`discriminator_width`, `patch_base`), and
-    where `discriminator_every` is not 10.
+    style count as neither. Source: reference, 7.2 to 7.5. Differs from it in size (`discriminator_width`, `patch_base`), where
+    `discriminator_every` is not 10, and in that discriminators learn on the net's own batch, not on one drawn for them. With
+    `reference` a sample without style has logits of 0, as published: they train nothing, and add log 2 to a term.
     """
 
     def __init__(self, settings: ImageTraining, device: torch.device) -> None:
@@ -60,12 +62,12 @@ class Adversary:
 
     def _of_images(self, decoded: Tensor, paintings: Tensor, keep: Tensor, learning: bool) -> LossTerms:
         judge = self.modules[IMAGE]
-        found = {"adversarial": g_nonsaturating_loss(functional_call(judge, _frozen(judge), (decoded,)), keep)}
+        found = {"adversarial": self._teaching(functional_call(judge, _frozen(judge), (decoded,)), keep)}
         if not learning:
             return found | {IMAGE: _nothing(judge)}
         real = paintings.requires_grad_(self.settings.r1 > 0)
         logits = judge(real)
-        found[IMAGE] = d_logistic_loss(logits, judge(decoded.detach()), keep)
+        found[IMAGE] = self._learning(logits, judge(decoded.detach()), keep)
         if self.settings.r1:
             found[IMAGE] = found[IMAGE] + 0.5 * self.settings.r1 * r1_penalty(logits, real, keep)
         return found
@@ -75,12 +77,22 @@ class Adversary:
         height, width = decoded.shape[-2:]
         places, others = (draw_crops(height, width, generator, count) for count in (PATCHES, PATCHES * REFERENCES))
         references, patches = patchify(paintings, others), patchify(decoded, places)
-        found = {"patch": g_nonsaturating_loss(functional_call(judge, _frozen(judge), (patches, references)), keep)}
+        found = {"patch": self._teaching(functional_call(judge, _frozen(judge), (patches, references)), keep)}
         if not learning:
             return found | {PATCH: _nothing(judge)}
         features = judge.reference_features(references)
         real, fake = (judge.score(cut, features) for cut in (patchify(paintings, places), patches.detach()))
-        return found | {PATCH: d_logistic_loss(real, fake, keep)}
+        return found | {PATCH: self._learning(real, fake, keep)}
+
+    def _teaching(self, fake: Tensor, keep: Tensor) -> Tensor:
+        """What the net minimises of the logits of its pictures."""
+        return g_nonsaturating_loss(masked_logits(fake, keep)) if self.settings.reference else g_nonsaturating_loss(fake, keep)
+
+    def _learning(self, real: Tensor, fake: Tensor, keep: Tensor) -> Tensor:
+        """What a discriminator minimises."""
+        if self.settings.reference:
+            return d_logistic_loss(masked_logits(real, keep), masked_logits(fake, keep))
+        return d_logistic_loss(real, fake, keep)
 
 
 def _frozen(module: nn.Module) -> dict[str, Tensor]:
