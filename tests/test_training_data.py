@@ -1,7 +1,10 @@
 """Training data: folders, shards and clips; what cannot be used is told once and left out."""
 
 import io
+import subprocess
+import sys
 import tarfile
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,7 +13,8 @@ import pytest
 from PIL import Image
 
 from hicast.errors import InputError
-from hicast.training.clips import ClipPool
+from hicast.io.files import VIDEOS
+from hicast.training.clips import ClipPool, _read_frames
 from hicast.training.data import PicturePool, center_crop, evenly, prefetched, random_crop, sample_generator
 from hicast.training.sources import CLIPS, list_sources
 
@@ -153,6 +157,37 @@ def test_short_clips_come_closer_together_and_too_short_ones_are_left_out(tmp_pa
     assert all((clip == clips[0]).all() for clip in clips)
     assert (np.diff(clips[0].reshape(5, -1).mean(1)) > 2).all()
     assert len(notes) == 2 and "found 2" in notes[0] and "torn.mp4" in notes[1]
+
+
+def test_clips_are_seen_as_players_show_them(tmp_path, make_clip):
+    """Stored 128 x 64 with pixels twice as wide as high, and turned to the right: seen it is 64 wide and 256 high."""
+
+    def turned(container, stream):
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        stream.set_display_rotation(-90)
+
+    make_clip(tmp_path / "a.mp4", size=(64, 128), more=turned)
+    make_clip(tmp_path / "b.mp4", size=(64, 128))
+    source, stored = list_sources([tmp_path], CLIPS)
+    for place in (0.0, 0.9):
+        frames, plain = (_read_frames(each, 3, place, 25.0) for each in (source, stored))
+        for frame, pixels in zip(frames, plain, strict=True):
+            expected = Image.fromarray(np.rot90(pixels, -1).copy()).resize((64, 256), Image.Resampling.BICUBIC)
+            assert frame.shape == (256, 64, 3) and np.abs(frame.astype(int) - np.asarray(expected)).mean() < 3
+
+
+@pytest.mark.parametrize("name, codec", [("a.m2ts", "libx264"), ("a.mts", "libx264"), ("a.y4m", "rawvideo"), ("a.gif", "gif")])
+def test_clips_that_can_be_stylized_can_be_trained_on(tmp_path, make_clip, name, codec):
+    assert CLIPS == VIDEOS.readable
+    format = "rgb8" if codec == "gif" else "yuv420p"
+    make_clip(tmp_path / name, codec=codec, pixel_format=format, time_base=Fraction(1, 10))
+    assert ClipPool([tmp_path]).clip(0, 3, 32, (1.0, 1.0), sample_generator(0, 0)).std() > 10
+
+
+def test_training_data_needs_no_pyav_until_a_clip_is_read():
+    code = "import sys\nsys.modules['av'] = None\nimport hicast.training.clips, hicast.training.clip_source"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_clips_lie_in_shards_too(tmp_path):

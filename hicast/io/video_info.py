@@ -155,11 +155,10 @@ def _packets(container: InputContainer, stream: VideoStream, lost: list[str] | N
 def _describe(name: str, container: InputContainer, stream: VideoStream, frame: VideoFrame) -> VideoInfo:
     """The description from the opened file and its first frame."""
     time_base = _fraction(stream.time_base) or Fraction(1, 1000)
-    turning = _turning(frame)
-    aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
+    turning = turning_of(frame)
     width, height = frame.width, frame.height
     if turning and turning[0][0] == "transpose":
-        width, height, aspect = height, width, 1 / aspect
+        width, height = height, width
     start = frame.pts if frame.pts is not None else 0
     origin = Fraction(max(container.start_time or 0, 0), 1_000_000) / time_base
     return VideoInfo(
@@ -169,7 +168,7 @@ def _describe(name: str, container: InputContainer, stream: VideoStream, frame: 
         width=width,
         height=height,
         turning=turning,
-        pixel_aspect=aspect,
+        pixel_aspect=pixel_aspect_of(stream, turning),
         rate=_rate(stream),
         time_base=time_base,
         start=start,
@@ -185,7 +184,7 @@ def _describe(name: str, container: InputContainer, stream: VideoStream, frame: 
     )
 
 
-def _turning(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
+def turning_of(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
     """Filters that do what a frame's display matrix says: quarter turns, mirrored or not; any other angle is rounded to one."""
     from av.sidedata.sidedata import Type
 
@@ -198,6 +197,12 @@ def _turning(frame: VideoFrame) -> tuple[tuple[str, str], ...]:
         plain, mirrored = ("cclock", "clock_flip") if quarter == 90 else ("clock", "cclock_flip")
         return (("transpose", mirrored if (matrix[3] < 0) == (quarter == 90) else plain),)
     return tuple((name, "") for name, sign in (("hflip", matrix[0]), ("vflip", matrix[4])) if sign < 0)
+
+
+def pixel_aspect_of(stream: VideoStream, turning: tuple[tuple[str, str], ...]) -> Fraction:
+    """Width over height of a pixel after `turning`; 1 where the track does not say."""
+    aspect = _fraction(stream.sample_aspect_ratio) or Fraction(1)
+    return 1 / aspect if turning and turning[0][0] == "transpose" else aspect
 
 
 def _rate(stream: VideoStream) -> Fraction:

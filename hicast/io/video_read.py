@@ -70,7 +70,7 @@ class VideoReader:
                 if end is not None and pts >= end:
                     return
                 if index >= first:
-                    yield SourceFrame(index, pts, duration, self._fitted(_upright(frame, info.turning)))
+                    yield SourceFrame(index, pts, duration, self._fitted(upright(frame, info.turning)))
                 index, finish = index + 1, pts + duration
         self.lost = self._loss(index, finish, troubles)
 
@@ -126,7 +126,7 @@ def _timed(frames: Iterator[VideoFrame], info: VideoInfo) -> Iterator[tuple[int,
         yield pts, frame.duration or step, frame
 
 
-def _upright(frame: VideoFrame, turning: Sequence[tuple[str, str]]) -> VideoFrame:
+def upright(frame: VideoFrame, turning: Sequence[tuple[str, str]]) -> VideoFrame:
     """`frame` turned and mirrored by filters, its numbers untouched."""
     if not turning:
         return frame

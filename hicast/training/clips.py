@@ -11,10 +11,13 @@ import numpy as np
 from PIL import Image
 
 from hicast.errors import InputError
+from hicast.io.video_info import picture_track, pixel_aspect_of, turning_of
+from hicast.io.video_read import upright
 from hicast.training.sources import CLIPS, OnNote, Source, list_sources
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 FRAME_RATE = 8.0
@@ -65,14 +68,12 @@ class ClipPool:
 
 
 def _read_frames(source: Source, frames: int, place: float, rate: float) -> list[np.ndarray]:
-    """`frames` pictures (height, width, 3) from the share `place` of where a clip can start."""
+    """`frames` pictures (height, width, 3), upright and with square pixels, from the share `place` of where a clip can start."""
     import av
 
     try:
         with av.open(BytesIO(source.read())) as container:
-            if not container.streams.video:
-                raise InputError(f"{source.name}: expected a video, found no picture in it")
-            stream = container.streams.video[0]
+            stream = picture_track(container, source.name)
             stream.thread_type = "AUTO"
             found = _decode(container, stream, frames, place, rate)
     except av.error.FFmpegError as error:
@@ -96,11 +97,23 @@ def _decode(container: InputContainer, stream: VideoStream, frames: int, place: 
         time = begin if frame.pts is None else float(frame.pts * stream.time_base) - first
         if time < wanted - 0.5 / own_rate:
             continue
-        found.append(frame.to_ndarray(format="rgb24"))
+        found.append(_seen(frame, stream))
         wanted += step
         if len(found) == frames:
             break
     return found
+
+
+def _seen(frame: VideoFrame, stream: VideoStream) -> np.ndarray:
+    """A frame as players show it: turned as its file says, enlarged to pixels as wide as they are high."""
+    turning = turning_of(frame)
+    pixels = upright(frame, turning).to_ndarray(format="rgb24")
+    aspect = pixel_aspect_of(stream, turning)
+    if aspect == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    size = (round(width * max(aspect, 1)), round(height * max(1 / aspect, 1)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def _seconds(container: InputContainer, stream: VideoStream) -> float:

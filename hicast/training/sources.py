@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from hicast.errors import InputError
-from hicast.io.files import READABLE_SUFFIXES
+from hicast.io.files import READABLE_SUFFIXES, VIDEOS
 
 PICTURES = READABLE_SUFFIXES
-CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp", ".gif")
+CLIPS = VIDEOS.readable
 """Suffixes of files that PyAV may open as clips."""
 
 SHARD = ".tar"
