@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hicast.cli.main import run
 from hicast.io.weights import read_metadata
@@ -22,7 +23,8 @@ FOLDERS = ["--content", "photos", "--style", "paintings", "--device", "cpu"]
 
 
 def _train(stage: str, output: str, *more: str) -> int:
-    words = ["train", "--stage", stage, "--preset", f"debug-{stage}", *FOLDERS, "--output", output, *more]
+    folders = FOLDERS[2:] if "--content" in more else FOLDERS
+    words = ["train", "--stage", stage, "--preset", f"debug-{stage}", *folders, "--output", output, *more]
     return run([*words, "--set", "crop=32", "--set", "tensorboard=false"])
 
 
@@ -98,10 +100,21 @@ def test_two_steps_of_an_adapter_with_and_without_a_base(workplace, capsys):
     words = ["stylize-image", "photo.jpg", "--style", "painting.jpg", "--model", "runs/edge", "--size", "64", "--steps", "1"]
     assert run([*words, "-o", "r.png"]) == 0
     Path("whole").rename("elsewhere")
+    shutil.copytree("elsewhere", "other")
+    net = load_file(Path("other") / "unet" / WEIGHTS)
+    save_file(net | {"conv_out.bias": net["conv_out.bias"] + 1}, Path("other") / "unet" / WEIGHTS)
     capsys.readouterr()
 
     assert run([*words, "-o", "again.png"]) == 1
     assert "expected its base in 'runs/edge/../../whole', found no model there; move it back" in capsys.readouterr().err
+    assert _train("adapter", "runs/edge", "--control", "edge", "--from", "other", "--set", "seed=1", *two) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "hicast: the run in runs/edge began with other weights of the net: use these again, another --output, or --no-resume"
+    )
+    Path("photos").rename("pictures")
+    assert _train("adapter", "runs/edge", "--control", "edge", "--content", "pictures", "--from", "elsewhere", "--set", "seed=1", *two) == 0
+    Path("pictures").rename("photos")
+    capsys.readouterr()
     assert _train("adapter", "new", "--from", "elsewhere", "--set", "adapter.channels=[16,16,8]", *two) == 1
     assert "adapter 'edge': expected levels of widths (16, 16, 16), found (16, 16, 8, 8)" in capsys.readouterr().err
     assert _train("adapter", "new", "--from", "elsewhere", "--set", "adapter.chanels=3", *two) == 2

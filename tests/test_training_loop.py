@@ -37,9 +37,13 @@ class ToyStage:
         torch.manual_seed(0)
         self.net = nn.Linear(3, 3)
         self.seen = []
+        self.origins = {"weights of the net": "1", "files of content": "2"}
 
     def trainable(self):
         return {"net": self.net}
+
+    def stands_on(self):
+        return dict(self.origins)
 
     def batch(self, step, rows):
         drawn = [sample_generator(0, step * self.settings.batch_size + row).normal(size=3) for row in rows]
@@ -201,13 +205,23 @@ def test_resuming_with_other_settings_says_which(tmp_path):
     train(ToyStage(steps=2, checkpoint_every=1, log_every=9, device="cpu"), tmp_path)
 
 
+def test_resuming_on_other_nets_or_data_says_which(tmp_path):
+    train(ToyStage(), tmp_path, max_minutes=0)
+    stage = ToyStage()
+    stage.origins |= {"weights of the net": "3", "files of maps": "4"}
+    with pytest.raises(UsageError, match="began with other weights of the net, files of maps: use these again, another --output, or --no-resume"):
+        train(stage, tmp_path)
+    assert not stage.seen
+    assert train(ToyStage(), tmp_path).finished
+
+
 def test_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
     train(ToyStage(steps=8), tmp_path, max_minutes=0)
     path = checkpoint.list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json"
     state = json.loads(path.read_text())
     for key in ("accumulate", "rate", "compile"):
         del state["settings"][key]
-    del state["scaler"]
+    del state["scaler"], state["stands_on"]
     path.write_text(json.dumps(state | {"settings": state["settings"] | {"grid_steps": 4}, "optimizer": []}))
     assert train(ToyStage(steps=8), tmp_path).finished
 

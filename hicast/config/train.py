@@ -41,7 +41,7 @@ REMARKS = frozenset(
      "checkpoint_every", "keep_checkpoints",
      "log_every", "sheet_every", "sheet_steps", "tensorboard", "cache_gigabytes", "readers", "most_bad_steps")
 )  # fmt: skip
-"""Keys that do not change what a run computes, so that it can be resumed with others."""
+"""Keys that do not change what a run computes, so that it can be resumed with others: names of places count by what lies there."""
 
 UNPUBLISHED_TERMS = frozenset(
     ("distribution", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "blocks", "reconstruction",

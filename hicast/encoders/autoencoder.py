@@ -39,8 +39,12 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, latent_channels: int = 24, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
-        """`latent_channels` per 8x8 pixels; `widths` of the layers at 1/2, 1/4 and 1/8 of the picture's size."""
+        """`latent_channels` per 8x8 pixels; `widths` of the layers at 1/2, 1/4 and 1/8 of the picture's size.
+
+        `fitted` tells whether `fit_linear` made its weights, whose last bits depend on the machine.
+        """
         super().__init__()
+        self.fitted = False
         half, quarter, eighth = widths
         self.project = nn.Conv2d(3, latent_channels, 8, stride=8)
         self.encoder = nn.Sequential(
@@ -82,6 +86,7 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def fit_linear(self, patches: Tensor) -> None:
         """Set the linear parts to the principal components of `patches` (count, 192), pixels in [-1, 1], whitened."""
+        self.fitted = True
         patches = patches.double()
         mean = patches.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))

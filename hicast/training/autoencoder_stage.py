@@ -19,7 +19,9 @@ from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place
 from hicast.losses.perceptual import detail_energy, feature_distance, laplacian
 from hicast.losses.terms import LossTerms
+from hicast.training.cache_keys import weights_digest
 from hicast.training.data import PicturePool, center_crop, evenly, random_crop, sample_generator, to_batch
+from hicast.training.origins import files_digest
 from hicast.training.sources import OnNote
 
 DETAIL_TAPS = ("relu1_2", "relu2_2")
@@ -58,6 +60,10 @@ class AutoencoderStage:
     def trainable(self) -> dict[str, nn.Module]:
         """The autoencoder; with `freeze_encoder` only its decoder has gradients."""
         return {"vae": self.autoencoder}
+
+    def stands_on(self) -> dict[str, str]:
+        """Digests of the pictures and of the VGG that judges."""
+        return {"files of content and style": files_digest(self.pool.places, self.pool.files), "weights of the VGG": weights_digest(self.vgg).hex()}
 
     def batch(self, step: int, rows: range) -> AutoencoderBatch:
         """The part `rows` of the crops and the noise of `step`."""

@@ -17,6 +17,7 @@ from hicast.errors import ModelError, UsageError
 from hicast.training.checkpoint import list_checkpoints, load_checkpoint, read_state, save_checkpoint
 from hicast.training.data import prefetched
 from hicast.training.export import stamp_model
+from hicast.training.origins import start_digests
 from hicast.training.processes import batch_parts, open_accelerator
 from hicast.training.record import Record
 from hicast.training.signals import held_signals
@@ -41,7 +42,7 @@ def train(stage: Stage, output: Path, *, accelerator: Accelerator | None = None,
     """Run `stage` to its number of steps, resuming from `output/checkpoints`, and write the model to `output`.
 
     SIGINT and SIGTERM save a checkpoint after the step in progress, then raise KeyboardInterrupt and SystemExit(143).
-    Only the main process writes and reports. Raises UsageError when the run in `output` had other settings, ModelError
+    Only the main process writes and reports. Raises UsageError when the run in `output` had other settings, frozen nets or data, ModelError
     when the loss stays NaN or infinite, OutputError when the disk is full.
     """
     started, settings = time.monotonic(), stage.settings
@@ -77,6 +78,7 @@ class _Run:
         self.on_note = on_note
         self.record: Record | None = None
         self.bad_steps, self.saved = 0, -1
+        self.origins = stage.stands_on() | start_digests(self.settings, stage.trainable(), output)
 
     def restore(self) -> int:
         """Load the newest checkpoint, if any; the step to go on from."""
@@ -90,6 +92,9 @@ class _Run:
                 f"the run in {self.output} has other settings for {', '.join(differing)}: use them again, "
                 "another --output, or --no-resume"
             )
+        others = changed_origins(self.origins, state.get("stands_on"))
+        if others:
+            raise UsageError(f"the run in {self.output} began with other {', '.join(others)}: use these again, another --output, or --no-resume")
         load_checkpoint(found[-1], self.trainer.training)
         if state.get("scaler"):
             self.trainer.scaler.load_state_dict(state["scaler"])
@@ -117,6 +122,7 @@ class _Run:
         if self.processes.is_main_process and self.saved != step:
             state = {
                 "settings": self.settings.model_dump(mode="json"),
+                "stands_on": self.origins,
                 "bad_steps": self.bad_steps,
                 "scaler": self.trainer.scaler.state_dict(),
             }
@@ -170,6 +176,12 @@ def changed_keys(settings: TrainSettings, stored: Mapping[str, Any]) -> list[str
     """Keys whose value differs from that `stored` with a checkpoint and matters; keys it lacks had their default."""
     now, before = settings.model_dump(mode="json"), type(settings)().model_dump(mode="json") | dict(stored)
     return sorted(key for key in now if key not in REMARKS and now[key] != before[key])
+
+
+def changed_origins(now: Mapping[str, str], stored: Mapping[str, str] | None) -> list[str]:
+    """What is not as `stored` with a checkpoint, which earlier versions did not do (None)."""
+    before = now if stored is None else stored
+    return [name for name in {**before, **now} if now.get(name) != before.get(name)]
 
 
 def _gpus(device: torch.device) -> list[int]:

@@ -22,6 +22,7 @@ from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.data import PicturePool, sample_generator
 from hicast.training.image_terms import TAPS, Judged, Result, shares
+from hicast.training.origins import extra_digests, files_digest, frozen_digests
 from hicast.training.sources import OnNote
 from hicast.training.style_library import load_or_measure
 
@@ -56,7 +57,7 @@ class RepaintStage:
 
         `fit_style` sets the style encoder's normalisation from the paintings (for a fresh model only).
         """
-        self.pipeline = pipeline
+        self.pipeline, self.fresh = pipeline, fit_style
         self.settings, self.device = settings, torch.device(device)
         room = int(settings.cache_gigabytes * 2**30)
         self.photos = PicturePool(content, settings.image_side, room, on_note)
@@ -81,6 +82,14 @@ class RepaintStage:
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.last = self.scheduler.config.num_train_timesteps - 1
         self.taps = taps(settings, TAPS)
+
+    def stands_on(self) -> dict[str, str]:
+        """Digests of the nets that do not train, and of photos, paintings and what else the settings name."""
+        trained = self.trainable()
+        net, autoencoder = (None if name in trained else part for name, part in (("unet", self.model), ("vae", self.codec.autoencoder)))
+        nets = frozen_digests(net, autoencoder, self.style_encoder, self.context, self.fresh)
+        pools = {"files of content": self.photos, "files of style": self.paintings}
+        return nets | {name: files_digest(pool.places, pool.files) for name, pool in pools.items()} | extra_digests(self.settings)
 
     def noise(self, step: int, rows: range) -> Tensor:
         """The part `rows` of the noise of `step`."""

@@ -27,6 +27,9 @@ class Stage(Protocol):
     def trainable(self) -> dict[str, nn.Module]:
         """Modules by name whose parameters train; everything else is frozen."""
 
+    def stands_on(self) -> dict[str, str]:
+        """Digests of the frozen nets and the data, by what messages call them: none of it is saved with a checkpoint."""
+
     def batch(self, step: int, rows: range) -> Any:
         """The part `rows` of the batch of `step`, with all that is random in it; called on other threads.
 

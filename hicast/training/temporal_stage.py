@@ -27,6 +27,7 @@ from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.clip_source import ClipSource
 from hicast.training.data import PicturePool, sample_generator, to_batch
+from hicast.training.origins import files_digest, frozen_digests
 from hicast.training.sources import OnNote
 from hicast.training.style_library import load_or_measure
 from hicast.training.temporal_terms import Steadied, temporal_terms
@@ -94,6 +95,13 @@ class TemporalStage:
     def trainable(self) -> dict[str, nn.Module]:
         """The temporal layers; by `reference` those of the way down have no gradients."""
         return {"temporal": self.layers}
+
+    def stands_on(self) -> dict[str, str]:
+        """Digests of the nets for pictures, and of clips, photos and paintings."""
+        nets = frozen_digests(self.model, self.codec.autoencoder, self.style_encoder, self.pipeline.context, self.base is None)
+        places = {"video": self.settings.video, "content": self.settings.content, "style": self.settings.style}
+        pools = {"video": self.clips.videos, "content": self.clips.pictures, "style": self.paintings}
+        return nets | {f"files of {key}": files_digest(places[key], pool.files) for key, pool in pools.items() if pool}
 
     def batch(self, step: int, rows: range) -> TemporalBatch:
         """The part `rows` of the clips of `step`, with everything drawn for them."""
