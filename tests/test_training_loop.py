@@ -190,12 +190,51 @@ def test_loss_that_is_not_finite_is_left_out_then_stops_the_run(tmp_path):
     stage, notes = ToyStage(steps=30, most_bad_steps=3), []
     step = stage.step
     stage.step = lambda batch, at: step(batch, at) | ({"square": stage.net.weight.sum() * float("nan")} if at in (2, 5, 6, 7) else {})
-    with pytest.raises(ModelError, match="3 steps in a row"):
+    advice = "3 steps in a row without one; the last good checkpoint, of step 4, is in .*checkpoints: the same command with a lower learning_rate or"
+    with pytest.raises(ModelError, match=advice):
         train(stage, tmp_path, on_note=notes.append)
     assert [note.split(":")[0] for note in notes] == ["step 3", "step 6", "step 7", "step 8"]
     assert [row["step"] for row in _rows(tmp_path) if "skipped" in row] == [3, 6, 7, 8]
     assert all(value.isfinite().all() for value in stage.net.state_dict().values())
-    assert checkpoint.list_checkpoints(tmp_path / "checkpoints")[-1].name == "step-00000006"
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == ["step-00000004"]
+
+
+def _goes_astray(at, **changes):
+    """A stage without a finite loss from step `at` on."""
+    stage = ToyStage(most_bad_steps=3, **changes)
+    step = stage.step
+    stage.step = lambda batch, now: step(batch, now) | ({"square": stage.net.weight.sum() * float("inf")} if now >= at else {})
+    return stage
+
+
+def test_run_without_a_finite_loss_goes_on_with_a_lower_rate(tmp_path):
+    with pytest.raises(ModelError):
+        train(_goes_astray(4), tmp_path)
+    with pytest.raises(UsageError, match="other settings for seed: "):
+        train(ToyStage(most_bad_steps=3, learning_rate=1e-4, clip=0.1, seed=2), tmp_path)
+    mended = ToyStage(most_bad_steps=3, learning_rate=1e-4, clip=0.1)
+    assert train(mended, tmp_path).finished and mended.seen[0][0] == 3
+    with pytest.raises(UsageError, match="other settings for learning_rate: "):
+        train(ToyStage(most_bad_steps=3, learning_rate=1e-5, clip=0.1), tmp_path)
+
+
+def test_run_without_a_finite_loss_from_the_start_has_nothing_to_go_on_from(tmp_path):
+    with pytest.raises(ModelError, match="without one, and no checkpoint before them: begin again with a lower learning_rate or clip"):
+        train(_goes_astray(0, checkpoint_every=1), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+    assert train(ToyStage(learning_rate=1e-4), tmp_path).finished
+
+
+def test_run_that_is_stopped_while_its_loss_is_not_finite_keeps_its_checkpoint(tmp_path):
+    train(ToyStage(), tmp_path / "whole")
+    notes, clock = [], iter([0.0] * 5 + [61.0] * 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hicast.training.loop.time.monotonic", lambda: next(clock))
+        train(_goes_astray(4, keep_checkpoints=1), tmp_path / "parts", max_minutes=1, on_note=notes.append)
+    assert notes[-1] == "step 5: no checkpoint, since the loss is not finite; the same command goes on from step 3"
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-00000003"]
+    train(ToyStage(), tmp_path / "parts")
+    assert _equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
 
 
 def test_resuming_with_other_settings_says_which(tmp_path):

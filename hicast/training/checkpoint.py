@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from hicast.errors import ModelError, OutputError
 
 
+STOPPED = "not-finite"
+"""Lies beside the checkpoints of a run that has stopped without a finite loss, until it has gone on to another checkpoint."""
+
+
 @dataclass(frozen=True)
 class Training:
     """What a checkpoint holds in tensors: modules by name, their optimizer, averages by name of the weight."""
@@ -44,6 +48,7 @@ def save_checkpoint(folder: Path, step: int, training: Training, state: Mapping[
         (draft / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
+        (folder / STOPPED).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise OutputError(
@@ -60,6 +65,19 @@ def save_checkpoint(folder: Path, step: int, training: Training, state: Mapping[
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def mark_stopped(folder: Path) -> None:
+    """Leave word in `folder` that the run stopped without a finite loss; OutputError where nothing can be written."""
+    try:
+        (folder / STOPPED).touch()
+    except OSError as error:
+        raise OutputError(f"{folder}: expected to be able to write, found: {error.strerror}; make room") from error
+
+
+def is_stopped(folder: Path) -> bool:
+    """Whether the run whose checkpoints are in `folder` stopped without a finite loss and has not gone on since."""
+    return (folder / STOPPED).is_file()
 
 
 def read_state(path: Path) -> dict[str, Any]:

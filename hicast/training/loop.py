@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from hicast.config.train import REMARKS, TrainSettings
 from hicast.errors import ModelError, UsageError
-from hicast.training.checkpoint import list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from hicast.training.checkpoint import is_stopped, list_checkpoints, load_checkpoint, mark_stopped, read_state, save_checkpoint
 from hicast.training.data import prefetched
 from hicast.training.export import stamp_model
 from hicast.training.origins import start_digests
@@ -26,6 +26,9 @@ from hicast.training.stage import Stage
 from hicast.training.trainer import Trainer, is_finite
 
 OnProgress = Callable[[int, int, dict[str, float]], None]
+
+MENDING = ("learning_rate", "clip")
+"""Settings that may change when a run goes on that has stopped without a finite loss."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class _Run:
         self.trainer = Trainer(stage, processes)
         self.on_note = on_note
         self.record: Record | None = None
-        self.bad_steps, self.saved = 0, -1
+        self.bad_steps, self.saved, self.due = 0, -1, False
         self.origins = stage.stands_on() | start_digests(self.settings, stage.trainable(), output)
 
     def restore(self) -> int:
@@ -86,7 +89,8 @@ class _Run:
         if not found:
             return 0
         state = read_state(found[-1])
-        differing = changed_keys(self.settings, state["settings"])
+        free = MENDING if is_stopped(found[-1].parent) else ()
+        differing = [key for key in changed_keys(self.settings, state["settings"]) if key not in free]
         if differing:
             raise UsageError(
                 f"the run in {self.output} has other settings for {', '.join(differing)}: use them again, "
@@ -98,8 +102,8 @@ class _Run:
         load_checkpoint(found[-1], self.trainer.training)
         if state.get("scaler"):
             self.trainer.scaler.load_state_dict(state["scaler"])
-        self.bad_steps, self.saved = state["bad_steps"], state["step"]
-        return state["step"]
+        self.saved = state["step"]
+        return self.saved
 
     def open_record(self, first: int) -> None:
         """Begin the log, or go on with it after step `first`."""
@@ -107,13 +111,19 @@ class _Run:
             self.record = Record(self.output, first, self.settings.tensorboard, self.on_note)
 
     def look_after(self, step: int, values: dict[str, float], stopping: bool) -> None:
-        """After step `step`: the log, and a checkpoint and a contact sheet where they are due."""
+        """After step `step`: the log, and a checkpoint and a contact sheet where they are due.
+
+        A checkpoint waits for a finite step, so that none from a run that goes astray takes the place of a good one.
+        """
         settings = self.settings
         self._count(step, values)
         if step % settings.log_every == 0 and self.record and is_finite(values):
             self.record.row(step, values)
-        if stopping or step % settings.checkpoint_every == 0:
+        self.due |= stopping or step % settings.checkpoint_every == 0
+        if self.due and not self.bad_steps:
             self.save(step)
+        elif stopping and self.on_note:
+            self.on_note(f"step {step}: no checkpoint, since the loss is not finite; the same command goes on from step {max(self.saved, 0)}")
         if settings.sheet_every and step % settings.sheet_every == 0:
             self._draw(step)
 
@@ -123,16 +133,16 @@ class _Run:
             state = {
                 "settings": self.settings.model_dump(mode="json"),
                 "stands_on": self.origins,
-                "bad_steps": self.bad_steps,
                 "scaler": self.trainer.scaler.state_dict(),
             }
             save_checkpoint(self.output / "checkpoints", step, self.trainer.training, state, self.settings.keep_checkpoints)
-        self.saved = step
+        self.saved, self.due = step, False
         self.processes.wait_for_everyone()
 
     def finish(self, step: int) -> None:
-        """Write the last checkpoint, the last contact sheet and the model with the averaged weights."""
-        self.save(step)
+        """Write the last checkpoint, unless the last step was bad, the last contact sheet and the model with the averaged weights."""
+        if not self.bad_steps:
+            self.save(step)
         if self.settings.sheet_every and step % self.settings.sheet_every:
             self._draw(step)
         if self.processes.is_main_process:
@@ -158,10 +168,17 @@ class _Run:
         if self.on_note:
             self.on_note(f"step {step}: {text}; the step is left out")
         if self.bad_steps >= self.settings.most_bad_steps:
-            raise ModelError(
-                f"expected a finite loss, found {self.bad_steps} steps in a row without one; the last good checkpoint "
-                f"is in {self.output / 'checkpoints'}: lower learning_rate"
-            )
+            raise self._astray()
+
+    def _astray(self) -> ModelError:
+        """The error of a run without a finite loss; from here on it can be resumed with other values of `MENDING`."""
+        folder, keys = self.output / "checkpoints", " or ".join(MENDING)
+        found = f"expected a finite loss, found {self.bad_steps} steps in a row without one"
+        if self.saved < 0:
+            return ModelError(f"{found}, and no checkpoint before them: begin again with a lower {keys}")
+        if self.processes.is_main_process:
+            mark_stopped(folder)
+        return ModelError(f"{found}; the last good checkpoint, of step {self.saved}, is in {folder}: the same command with a lower {keys} goes on from it")
 
     def _draw(self, step: int) -> None:
         if self.record is None:
