@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hicast.config.layers import parse_set
+from hicast.config.layers import read_words
 from hicast.config.train import TrainSettings
 from hicast.config.train_layers import require, resolve_training
 from hicast.controls import CONTROLS
@@ -48,7 +48,10 @@ def train(
              "model": model, "device": device}  # fmt: skip
     flags = {key: value for key, value in given.items() if value}
     kinds = {name: kind.settings for name, kind in STAGES.items()}
-    settings = resolve_training(stage, kinds, preset=preset, words=parse_set(set_words or []), flags=flags)
+    words, problems = read_words(set_words or [])
+    if max_minutes is not None and not max_minutes > 0:
+        problems.append(f"--max-minutes: expected a number above 0, found {max_minutes:g}; raise it or leave it out")
+    settings = resolve_training(stage, kinds, preset=preset, words=words, flags=flags, problems=problems)
     require(settings, STAGES[stage].needs, f"train --stage {stage}")
     outcome = _run(console, stage, settings, max_minutes, not no_resume)
     if not follower:

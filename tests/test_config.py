@@ -6,7 +6,7 @@ import pytest
 
 from hicast.config.adapters import AdapterUse
 from hicast.config.layers import Layer, combine, command_layer, config_folder, merge, parse_set, parse_yaml, read_yaml
-from hicast.config.problems import problems_of, validate
+from hicast.config.problems import examine, validate
 from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
 from hicast.errors import SettingsError, UsageError
 
@@ -77,7 +77,7 @@ def test_missing_and_binary_files_are_refused():
 
 def test_all_problems_of_a_layer_come_together():
     values = {"style_scal": 1, "steps": 0, "device": "gpu", "adapters": {"egde": 1, "depth": -1}, "video": {"windw": 2}, "seed": 1.5}
-    assert problems_of(values, StylizeSettings, "here") == [
+    assert examine(values, StylizeSettings, "here")[1] == [
         "here: adapters.egde: expected a known key, found egde; did you mean edge? known: edge, depth, seg",
         "here: adapters.depth: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share of the steps, found -1",
         "here: steps: expected a whole number from 1 to 100 or null, found 0",
@@ -91,7 +91,7 @@ def test_all_problems_of_a_layer_come_together():
 
 @pytest.mark.parametrize("value", [True, "strong", float("nan"), -0.1, 2.1, None])
 def test_style_scale_takes_only_numbers_in_its_range(value):
-    (problem,) = problems_of({"style_scale": value}, StylizeSettings, "here")
+    _, (problem,), _ = examine({"style_scale": value}, StylizeSettings, "here")
     assert problem.startswith("here: style_scale: expected a number from 0 to 2, found ")
 
 

@@ -93,6 +93,59 @@ def test_contradictions_come_together():
     assert contradictions(ImageTraining(losses={"repetition": 1}, crop=64))
 
 
+def test_problems_of_every_place_come_together_whatever_they_are(capsys):
+    Path("hicast.yaml").write_text("stile: 1\ntrain: {setps: 5, accumulate: 3, batch_size: 4, image: {crop: 100}}\n")
+    words = ["--set", "steps", "--set", "drop_style=0.8", "--set", "drop_content=0.5", "--set", "image_side=90", "--max-minutes", "0"]
+    assert run(["train", "--stage", "image", "--preset", "debug-image", *words]) == 2
+    found = capsys.readouterr().err.removeprefix("hicast: ").split("; ")
+    assert [problem for problem in found if ": expected" in problem] == [
+        "--set steps: expected KEY=VALUE, found steps",
+        "--max-minutes: expected a number above 0, found 0",
+        "hicast.yaml: stile: expected a command or a shared key, found stile",
+        "hicast.yaml: train.setps: expected a known key, found setps",
+        "hicast.yaml: crop: expected a whole number at least 32 and that is a multiple of 32, found 100",
+        "accumulate: expected a divisor of batch_size 4, found 3",
+        "drop_style, drop_content: expected a sum of at most 1, found 1.3",
+    ]
+
+
+@pytest.mark.parametrize("preset, problem", [("compact-image", "preset compact-image: expected one for the stage autoencoder, found one for image"),
+                                             ("compact-imag", "expected the name of a preset or a .yaml file, found compact-imag; did you mean")])
+def test_preset_that_cannot_be_taken_hides_nothing(preset, problem):
+    with pytest.raises(SettingsError) as caught:
+        _resolve("autoencoder", preset=preset, words={"latent_noise": -1, "batch_size": 5, "accumulate": 2})
+    first, second = caught.value.problems
+    assert first.startswith(problem) and second == "--set: latent_noise: expected a number at least 0, found -1"
+
+
+def test_file_that_cannot_be_read_hides_nothing():
+    Path("hicast.yaml").write_text("train: {steps: [1}\n")
+    with pytest.raises(SettingsError) as caught:
+        _resolve(words={"crop": 1})
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["hicast.yaml", "--set"]
+    Path("hicast.yaml").write_text("train: {preset: 3}\n")
+    with pytest.raises(SettingsError, match="preset 3: expected its name, found 3; write a name or a .yaml file"):
+        _resolve()
+
+
+def test_contradictions_of_values_that_are_refused_are_not_told():
+    with pytest.raises(SettingsError) as caught:
+        _resolve(words={"losses": {"styel": 1, "repetition": 1}, "crop": 63, "batch_size": 6, "accumulate": "x"}, preset="debug-image")
+    assert sorted(problem.split(":")[1].strip() for problem in caught.value.problems) == ["accumulate", "crop", "losses.styel"]
+
+
+def test_losses_in_the_file_are_left_to_the_stages_that_have_them():
+    Path("hicast.yaml").write_text("train:\n  losses: {control: 2, style: 0.5, warp: 3}\n  image: {losses: {gram: 1}}\n")
+    image, adapter, temporal, autoencoder = (_resolve(stage).losses for stage in ("image", "adapter", "temporal", "autoencoder"))
+    assert image["style"] == 0.5 and image["gram"] == 1 and "control" not in image
+    assert (adapter["control"], adapter["style"], temporal["warp"]) == (2, 0.5, 3)
+    assert autoencoder == _resolve("autoencoder", preset="compact-autoencoder").losses
+    Path("hicast.yaml").write_text("train: {losses: {contrl: 2}, image: {losses: {control: 1}}}\n")
+    with pytest.raises(SettingsError) as caught:
+        _resolve()
+    assert [problem.split(":")[1].strip() for problem in caught.value.problems] == ["losses.contrl", "losses.control"]
+
+
 def test_terms_of_targets_need_a_folder():
     settings = ImageTraining(losses={"target_gram": 1.0}, content="a", style="b", output="c")
     with pytest.raises(UsageError, match="expected --set targets=FOLDER, found none; give it, or write train.targets in hicast.yaml"):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from hicast.config.problems import name_advice, problems_of, validate
+from hicast.config.problems import examine, name_advice, validate
 from hicast.errors import SettingsError
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -96,6 +96,14 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_set(items: Sequence[str]) -> dict[str, Any]:
     """`["a.b=1", ...]` as nested keys with YAML values; raises SettingsError with every word that is not `KEY=VALUE`."""
+    values, problems = read_words(items)
+    if problems:
+        raise SettingsError(problems)
+    return values
+
+
+def read_words(items: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """As `parse_set`, but without what is wrong, for which there is a sentence each."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     for item in items:
@@ -112,9 +120,7 @@ def parse_set(items: Sequence[str]) -> dict[str, Any]:
         for part in reversed(parts):
             value = {part: value}
         values = merge(values, value)
-    if problems:
-        raise SettingsError(problems)
-    return values
+    return values, problems
 
 
 def combine(layers: Sequence[Layer], model: type[Settings]) -> Settings:
@@ -122,10 +128,24 @@ def combine(layers: Sequence[Layer], model: type[Settings]) -> Settings:
 
     Every layer is checked on its own, so each problem names the place it comes from; raises one SettingsError for all.
     """
-    problems = [problem for layer in layers for problem in problems_of(layer.values, model, layer.origin)]
+    settings, problems, _ = gather(layers, model)
     if problems:
         raise SettingsError(problems)
-    return validate(merge(*(layer.values for layer in layers)), model, "settings")
+    return settings
+
+
+def gather(layers: Sequence[Layer], model: type[Settings]) -> tuple[Settings | None, list[str], set[str]]:
+    """As `combine`, but from what is sound in every layer: a sentence for everything else, and the names of the keys left out.
+
+    The settings are None where nothing can be made of the rest.
+    """
+    examined = [examine(layer.values, model, layer.origin) for layer in layers]
+    problems = [problem for _, found, _ in examined for problem in found]
+    left_out = {name for _, _, names in examined for name in names}
+    try:
+        return validate(merge(*(values for values, _, _ in examined)), model, "settings"), problems, left_out
+    except SettingsError as error:
+        return None, problems or error.problems, left_out
 
 
 def config_folder() -> Path:
@@ -140,11 +160,22 @@ def command_layer(command: str, model: type[BaseModel]) -> Layer | None:
     Keys under the command's name win over the shared ones at the top level; shared keys that `model` lacks
     are left to other commands, except `preset`, which always comes along. Raises SettingsError for keys that are neither.
     """
+    layer, problems = read_command_layer(command, model)
+    if problems:
+        raise SettingsError(problems)
+    return layer
+
+
+def read_command_layer(command: str, model: type[BaseModel]) -> tuple[Layer | None, list[str]]:
+    """As `command_layer`, but without what is wrong, for which there is a sentence each; None for a file that cannot be read."""
     folders = (Path(), config_folder())
     path = next((folder / SETTINGS_FILE for folder in folders if (folder / SETTINGS_FILE).is_file()), None)
     if path is None:
-        return None
-    content = read_yaml(path)
+        return None, []
+    try:
+        content = read_yaml(path)
+    except SettingsError as error:
+        return None, error.problems
     problems = [
         f"{path}: {key}: expected a command or a shared key, found {key}; "
         + (f"move it under {command}" if key in model.model_fields else name_advice(key, (*COMMAND_KEYS, *SHARED_KEYS)))
@@ -154,7 +185,6 @@ def command_layer(command: str, model: type[BaseModel]) -> Layer | None:
     section = content.get(command) or {}
     if not isinstance(section, dict):
         problems.append(f"{path}: {command}: expected keys with values, found {section}")
-    if problems:
-        raise SettingsError(problems)
+        section = {}
     shared = {key: content[key] for key in SHARED_KEYS if key in content and (key in model.model_fields or key == "preset")}
-    return Layer(str(path), merge(shared, section))
+    return Layer(str(path), merge(shared, section)), problems

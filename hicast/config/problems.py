@@ -33,13 +33,26 @@ def validate(values: Mapping[str, Any], model: type[Settings], origin: str) -> S
         raise SettingsError(_sentences(error, model, origin)) from None
 
 
-def problems_of(values: Mapping[str, Any], model: type[BaseModel], origin: str) -> list[str]:
-    """One sentence for everything in `values` that `model` refuses; empty where all is well."""
+def examine(values: Mapping[str, Any], model: type[BaseModel], origin: str) -> tuple[dict[str, Any], list[str], set[str]]:
+    """`values` without what `model` refuses, one sentence for everything refused, and the names of the keys on the way to it."""
     try:
         model.model_validate(dict(values))
     except ValidationError as error:
-        return _sentences(error, model, origin)
-    return []
+        places = [[part for part in detail["loc"] if part != "[key]"] for detail in error.errors()]
+        kept: dict[str, Any] = dict(values)
+        for place in places:
+            kept = _without(kept, place)
+        return kept, _sentences(error, model, origin), {part for place in places for part in place if isinstance(part, str)}
+    return dict(values), [], set()
+
+
+def _without(values: Mapping[str, Any], place: list[str | int]) -> dict[str, Any]:
+    """`values` without the key at `place`, or without the last key on the way to it that holds no keys itself."""
+    kept = dict(values)
+    below = kept.pop(place[0], None) if place else None
+    if isinstance(below, Mapping) and len(place) > 1 and (rest := _without(below, place[1:])):
+        kept[place[0]] = rest
+    return kept
 
 
 def name_advice(name: str, known: Iterable[str]) -> str:

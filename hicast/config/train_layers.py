@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from hicast.config.layers import Layer, combine, command_layer, merge
+from hicast.config.layers import Layer, gather, merge, read_command_layer
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice
 from hicast.config.train import OF_LATENTS, UNPUBLISHED_TERMS, AdapterTraining, ImageTraining, TrainSettings
@@ -22,26 +22,28 @@ PUBLISHED_TERMS = ("control", "style", "latent")
 """Terms that the published stage `adapter` has; its content term is our `latent`."""
 
 
-def resolve_training(stage: str, stages: Mapping[str, type[TrainSettings]], *, preset: str | None = None,
-                     words: Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None) -> TrainSettings:
+def resolve_training(stage: str, stages: Mapping[str, type[TrainSettings]], *, preset: str | None = None, words: Mapping[str, Any] | None = None,
+                     flags: Mapping[str, Any] | None = None, problems: Iterable[str] = ()) -> TrainSettings:
     """The settings of a run of `stage`: preset, `hicast.yaml`, `words` (`--set`) and `flags`, the weakest first.
 
     A preset that `preset` does not name (the stage's own for the model, or one that `hicast.yaml` names) is weaker than
-    `hicast.yaml`. Raises SettingsError with every problem of every place, UsageError for a preset of another stage.
+    `hicast.yaml`. Raises SettingsError with every problem of every place, after the `problems` that were found before. Contradictions
+    are among them as far as they are of sound values; none are told where the preset or the file cannot be read.
     """
-    kind, words, flags = stages[stage], dict(words or {}), dict(flags or {})
-    own = _own_layer(stage, stages)
+    words, flags = dict(words or {}), dict(flags or {})
+    own, of_file = _own_layer(stage, stages)
     values = dict(own.values) if own else {}
     named = values.pop("preset", None)
-    asked = merge(values, words, flags)
-    name = preset or named or default_preset(stage, str(asked.get("model", "compact")))
-    look = Layer(f"preset {name}", _preset_values(name, stage))
+    name = preset or named or default_preset(stage, str(merge(values, words, flags).get("model", "compact")))
+    look, of_preset = _preset_layer(name, stage)
     project = [Layer(own.origin, values)] if own else []
     below = [*project, look] if preset else [look, *project]
-    settings = combine([*below, Layer("--set", words), Layer("command line", flags)], kind)
-    problems = contradictions(settings)
-    if problems:
-        raise SettingsError(problems)
+    settings, of_values, left_out = gather([*below, Layer("--set", words), Layer("command line", flags)], stages[stage])
+    found = [*problems, *of_file, *of_preset, *of_values]
+    if settings and not of_preset and (own or not of_file):
+        found += [sentence for sentence in contradictions(settings) if not left_out.intersection(re.findall(r"\w+", sentence))]
+    if found:
+        raise SettingsError(found)
     return settings
 
 
@@ -120,26 +122,33 @@ def require(settings: TrainSettings, keys: Iterable[str | tuple[str, ...]], wher
         raise UsageError(f"{where}: expected {options}, found none; give it, or write {lines} in hicast.yaml")
 
 
-def _preset_values(name: str, stage: str) -> dict[str, Any]:
-    values = load_preset(name, "train")
+def _preset_layer(name: Any, stage: str) -> tuple[Layer, list[str]]:
+    """A preset, and what is wrong with it: then the layer is empty."""
+    origin = f"preset {name}"
+    if not isinstance(name, str):
+        return Layer(origin, {}), [f"{origin}: expected its name, found {name}; write a name or a .yaml file"]
+    try:
+        values = load_preset(name, "train")
+    except UsageError as error:
+        return Layer(origin, {}), getattr(error, "problems", [str(error)])
     if values.get("stage", stage) != stage:
-        raise UsageError(f"preset {name}: expected one for the stage {stage}, found one for {values['stage']}; take another")
-    return values
+        return Layer(origin, {}), [f"{origin}: expected one for the stage {stage}, found one for {values['stage']}; take another"]
+    return Layer(origin, values), []
 
 
-def _own_layer(stage: str, stages: Mapping[str, type[TrainSettings]]) -> Layer | None:
-    """What `hicast.yaml` says of `stage`: keys under `train`, then those under `train` and the stage's name.
+def _own_layer(stage: str, stages: Mapping[str, type[TrainSettings]]) -> tuple[Layer | None, list[str]]:
+    """What `hicast.yaml` says of `stage`: keys under `train`, then those under `train` and the stage's name; and what is wrong there.
 
-    Keys of other stages are left to them; SettingsError for those of none.
+    Keys of other stages, and losses that only they have, are left to them.
     """
-    layer = command_layer("train", stages[stage])
+    layer, problems = read_command_layer("train", stages[stage])
     if layer is None:
-        return None
+        return None, problems
     known = {"preset"} | {_key(kind, name) for kind in stages.values() for name in kind.model_fields}
     ours = {"preset"} | {_key(stages[stage], name) for name in stages[stage].model_fields}
     sections = {name: layer.values[name] for name in stages if name in layer.values}
     shared = {key: value for key, value in layer.values.items() if key not in stages}
-    problems = [
+    problems += [
         f"{layer.origin}: train.{key}: expected a known key, found {key}; {name_advice(key, sorted({*known, *stages}))}"
         for key in shared
         if key not in known
@@ -149,9 +158,20 @@ def _own_layer(stage: str, stages: Mapping[str, type[TrainSettings]]) -> Layer |
         for name, section in sections.items()
         if not isinstance(section, Mapping)
     ]
-    if problems:
-        raise SettingsError(problems)
-    return Layer(layer.origin, merge({key: value for key, value in shared.items() if key in ours}, sections.get(stage, {})))
+    shared = _with_own_losses({key: value for key, value in shared.items() if key in ours}, stage, stages)
+    section = sections.get(stage)
+    return Layer(layer.origin, merge(shared, section if isinstance(section, Mapping) else {})), problems
+
+
+def _with_own_losses(values: dict[str, Any], stage: str, stages: Mapping[str, type[TrainSettings]]) -> dict[str, Any]:
+    """`values` for all stages without the losses that other stages have and `stage` lacks."""
+    losses = values.get("losses")
+    if not isinstance(losses, Mapping):
+        return values
+    names = {other: get_args(get_args(kind.model_fields["losses"].annotation)[0]) for other, kind in stages.items()}
+    foreign = {name for known in names.values() for name in known} - set(names[stage])
+    kept = {name: weight for name, weight in losses.items() if name not in foreign}
+    return {key: value for key, value in values.items() if key != "losses"} | ({"losses": kept} if kept else {})
 
 
 def _key(kind: type[TrainSettings], name: str) -> str:
