@@ -79,6 +79,17 @@ def test_every_image_term_has_a_gradient(make_image_stage: Callable, negatives: 
     assert not any(p.requires_grad for p in frozen)
 
 
+def test_layers_of_weight_0_change_nothing(make_image_stage: Callable, negatives: Path) -> None:
+    terms = {"style": "style", "distribution": "distribution", "gram": "gram", "content": "content", "transport": "transport",
+             "contextual": "contextual", "target": "target", "target_texture": "texture", "target_gram": "target_gram"}
+    found = []
+    for more in ({}, {"relu3_3": 0.0}):
+        layers = {f"{name}_layers": {"relu1_2": 1.0} | more for name in terms.values()}
+        stage = make_image_stage(losses=dict.fromkeys(terms, 1.0), targets=negatives, **layers)
+        found.append({name: value.item() for name, value in stage.step(stage.batch(0, range(4)), 0).items()})
+    assert found[0].keys() == terms.keys() and found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 @pytest.mark.parametrize(("trained", "changed"), [(("net",), {"unet", "content_projection"}), (("decoder",), {"vae"})])
 def test_image_stage_trains_what_it_is_told(tmp_path: Path, make_image_stage: Callable, trained: tuple, changed: set) -> None:
     stage = make_image_stage(trained=trained, steps=2, warmup=0, losses={"style": 1.0} | ({"reconstruction": 1.0} if "vae" in changed else {}))

@@ -135,9 +135,9 @@ def test_contradictions_of_values_that_are_refused_are_not_told():
 
 
 def test_losses_in_the_file_are_left_to_the_stages_that_have_them():
-    Path("hicast.yaml").write_text("train:\n  losses: {control: 2, style: 0.5, warp: 3}\n  image: {losses: {gram: 1}}\n")
+    Path("hicast.yaml").write_text("train:\n  losses: {control: 2, style: 0.5, warp: 3}\n  image: {losses: {lattice: 9}}\n")
     image, adapter, temporal, autoencoder = (_resolve(stage).losses for stage in ("image", "adapter", "temporal", "autoencoder"))
-    assert image["style"] == 0.5 and image["gram"] == 1 and "control" not in image
+    assert image["style"] == 0.5 and image["lattice"] == 9 and "control" not in image
     assert (adapter["control"], adapter["style"], temporal["warp"]) == (2, 0.5, 3)
     assert autoencoder == _resolve("autoencoder", preset="compact-autoencoder").losses
     Path("hicast.yaml").write_text("train: {losses: {contrl: 2}, image: {losses: {control: 1}}}\n")
@@ -174,6 +174,21 @@ def test_terms_beside_the_published_ones_are_told():
     published = ImageTraining(reference=True, losses={"latent": 1, "adversarial": 1, "patch": 2, "color": 1, "content": 0})
     assert contradictions(published) == [
         "losses: expected only latent, noise, style, gram, adversarial and patch with reference, found color; set them to 0"
+    ]
+
+
+def test_layers_that_are_not_measured_are_told():
+    with pytest.raises(SettingsError) as caught:
+        _resolve(preset="debug-image", words={"losses": {"distribution": 1}, "distribution_layers": {"relu1_2": 1, "relu4_3": 1}})
+    assert caught.value.problems == [
+        "distribution_layers: expected layers of style_layers (relu1_2, relu2_2), found relu4_3; name them there, if only with 0"
+    ]
+    words = {"losses": {"distribution": 1}, "distribution_layers": {"relu4_3": 1}, "style_layers": {"relu4_3": 0}}
+    assert _resolve(preset="debug-image", words=words).style_layers == {"relu1_2": 2, "relu2_2": 1, "relu4_3": 0}
+    none = ImageTraining(losses={"gram": 1, "target_texture": 1}, gram_layers={"relu1_2": 0}, texture_layers={}, content_layers={})
+    assert [problem.split(" for ")[1] for problem in contradictions(none)] == [
+        "the loss gram, found none; give one a weight, or set losses.gram=0",
+        "the loss target_texture, found none; give one a weight, or set losses.target_texture=0",
     ]
 
 

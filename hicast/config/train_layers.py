@@ -9,7 +9,7 @@ from typing import Any, get_args
 from hicast.config.layers import Layer, gather, merge, read_command_layer
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.problems import name_advice
-from hicast.config.train import OF_LATENTS, UNPUBLISHED_TERMS, AdapterTraining, ImageTraining, TrainSettings
+from hicast.config.train import OF_LATENTS, UNPUBLISHED_TERMS, AdapterTraining, ImageTraining, RepaintTraining, TrainSettings
 from hicast.errors import SettingsError, UsageError
 
 FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
@@ -17,6 +17,9 @@ FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}
 
 REPETITION_CROP = 96
 """Least crop in pixels in which repeated motifs can be told."""
+
+OTHER_LAYERS = {"texture_layers": "target_texture"}
+"""Keys of layers that are not called by the name of their term."""
 
 PUBLISHED_TERMS = ("control", "style", "latent")
 """Terms that the published stage `adapter` has; its content term is our `latent`."""
@@ -77,8 +80,25 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
     if isinstance(settings, AdapterTraining) and settings.maps and settings.self_pairs and not settings.reference:
         found.append(f"self_pairs: expected 0 with maps, which paintings have none of, found {settings.self_pairs:g}; leave one out")
+    if isinstance(settings, RepaintTraining):
+        found += _without_layers(settings)
     if isinstance(settings, ImageTraining):
         found += _without_gradient(settings)
+    return found
+
+
+def _without_layers(settings: RepaintTraining) -> list[str]:
+    """Terms in use that lack the layers they read; those of `distribution` are measured where those of `style` are."""
+    terms = {key: key.removesuffix("_layers") for key in type(settings).model_fields if key.endswith("_layers")} | OTHER_LAYERS
+    found = [
+        f"{key}: expected a layer with a weight for the loss {term}, found none; give one a weight, or set losses.{term}=0"
+        for key, term in terms.items()
+        if settings.losses.get(term) and not any(getattr(settings, key).values())
+    ]
+    missing = [name for name in settings.distribution_layers if name not in settings.style_layers]
+    if settings.losses.get("distribution") and missing:
+        known = ", ".join(settings.style_layers) or "none"
+        found.append(f"distribution_layers: expected layers of style_layers ({known}), found {', '.join(missing)}; name them there, if only with 0")
     return found
 
 

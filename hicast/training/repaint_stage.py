@@ -170,9 +170,12 @@ class RepaintStage:
 
 
 def taps(settings: RepaintTraining, keys: Mapping[str, str]) -> tuple[str, ...]:
-    """VGG layers that the terms in use read, `keys` naming for each term the setting that lists them."""
-    layers = [getattr(settings, key) for term, key in keys.items() if settings.losses.get(term)]
-    return tuple(dict.fromkeys(name for group in layers for name, weight in group.items() if weight))
+    """VGG layers that the terms in use read, `keys` naming for each term the setting that lists them.
+
+    Only `style` does without those of weight 0, which may stand there for `distribution`.
+    """
+    layers = [(term, getattr(settings, key)) for term, key in keys.items() if settings.losses.get(term)]
+    return tuple(dict.fromkeys(name for term, group in layers for name, weight in group.items() if weight or term != "style"))
 
 
 def frozen_copy(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
