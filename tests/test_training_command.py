@@ -153,6 +153,18 @@ def test_temporal_stage_needs_clips_or_pictures_and_no_earlier_result(workplace,
     assert {path.name for path in Path("whole").iterdir()} >= {"temporal", "unet", "vae", "style_encoder"}
 
 
+@pytest.mark.parametrize("stage, earlier", [("autoencoder", "autoencoder or image"), ("image", "autoencoder or image"),
+                                            ("adapter", "image or adapter"), ("temporal", "image or temporal")])  # fmt: skip
+def test_start_that_is_not_there_says_what_is_expected(workplace, monkeypatch, capsys, stage, earlier):
+    monkeypatch.setenv("HICAST_MODELS", str(workplace / "models"))
+    assert _train(stage, "out", "--from", "runs/imag") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"hicast: --from runs/imag: expected the result of the stage {earlier} to begin the stage {stage} with, found no folder there; "
+        "check the path, or take compact"
+    )
+    assert not Path("out").exists()
+
+
 @pytest.fixture
 def calm(workplace) -> list[str]:
     """A command of six steps that a subprocess can run: `-m hicast.cli` and its words, without the output folder."""

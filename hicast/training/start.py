@@ -20,6 +20,7 @@ from hicast.encoders.autoencoder import AUTOENCODERS, ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError, UsageError
 from hicast.io.bases import ADAPTERS, INDEX_FILE, TEMPORAL, with_bases
+from hicast.io.model_places import PUBLISHED, WHERE_FROM, installed_models
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
 from hicast.models.hicast_model import FLAGS_FILE
 from hicast.models.temporal import CHOICES, TemporalLayers
@@ -71,14 +72,25 @@ def start_folder(start: str | None, stage: str, earlier: tuple[str, ...]) -> Pat
     """
     if start is None:
         return None
-    folder = resolve_model(start)
+    folder = _resolved(start, stage, earlier)
     if not (folder / "vae").is_dir():
         parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise ModelError(
-            f"--from {start}: expected the result of the stage {' or '.join(earlier)} to begin the stage {stage} with, found a folder "
-            f"without vae ({', '.join(parts) or 'empty'}); an unfinished run goes on with its own command"
-        )
+        raise _no_start(start, stage, earlier, f"a folder without vae ({', '.join(parts) or 'empty'}); an unfinished run goes on with its own command")
     return folder
+
+
+def _resolved(start: str, stage: str, earlier: tuple[str, ...]) -> Path:
+    """The folder of `--from`; ModelError where there is none, with the stages that it may be the result of."""
+    names = (*SHIPPED_MODELS, *installed_models())
+    if start not in names and not Path(start).is_dir():
+        advice = WHERE_FROM if start == PUBLISHED else f"check the path, or take {' or '.join(names)}"
+        raise _no_start(start, stage, earlier, f"no folder there; {advice}")
+    return resolve_model(start)
+
+
+def _no_start(start: str, stage: str, earlier: tuple[str, ...], found: str) -> ModelError:
+    """The error of a `--from` that the stage cannot begin with."""
+    return ModelError(f"--from {start}: expected the result of the stage {' or '.join(earlier)} to begin the stage {stage} with, found {found}")
 
 
 def base_of_adapter(start: str | None, model: str) -> tuple[Path | None, Path | None]:
@@ -89,13 +101,11 @@ def base_of_adapter(start: str | None, model: str) -> tuple[Path | None, Path | 
     """
     if start is None and model not in SHIPPED_MODELS and not Path(model).is_dir():
         return None, None
-    folder = resolve_model(start or model)
+    expected = (start or model, "adapter", ("image", "adapter"))
+    folder = _resolved(*expected)
     bases = with_bases(folder) if (folder / INDEX_FILE).is_file() else [folder]
     if not (bases[-1] / "unet").is_dir():
-        raise ModelError(
-            f"--from {start or model}: expected the result of the stage image or adapter to begin the stage adapter with, found a folder "
-            "without unet; an unfinished run goes on with its own command"
-        )
+        raise _no_start(*expected, "a folder without unet; an unfinished run goes on with its own command")
     return bases[-1], folder if len(bases) > 1 else None
 
 
@@ -133,13 +143,11 @@ def clip_pipeline(settings: TemporalTraining, fresh: Callable[[ModelConfig], HiC
     if begin is None:
         pipeline = fresh(config)
     else:
-        folder = resolve_model(begin)
+        expected = (begin, "temporal", ("image", "temporal"))
+        folder = _resolved(*expected)
         bases = with_bases(folder) if (folder / INDEX_FILE).is_file() else [folder]
         if not (bases[-1] / "unet").is_dir():
-            raise ModelError(
-                f"--from {begin}: expected the result of the stage image or temporal to begin the stage temporal with, found a "
-                "folder without unet; train the stage image first"
-            )
+            raise _no_start(*expected, "a folder without unet; train the stage image first")
         check_shape(bases[-1] / "unet", config.unet, f"model {settings.model} says")
         check_shape(bases[-1] / "content_projection", config.content_projection, f"model {settings.model} says")
         pipeline = HiCastPipeline.from_pretrained(begin, "cpu", "float32")
