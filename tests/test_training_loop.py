@@ -190,7 +190,7 @@ def test_loss_that_is_not_finite_is_left_out_then_stops_the_run(tmp_path):
     stage, notes = ToyStage(steps=30, most_bad_steps=3), []
     step = stage.step
     stage.step = lambda batch, at: step(batch, at) | ({"square": stage.net.weight.sum() * float("nan")} if at in (2, 5, 6, 7) else {})
-    advice = "3 steps in a row without one; the last good checkpoint, of step 4, is in .*checkpoints: the same command with a lower learning_rate or"
+    advice = "3 steps in a row without one; the last good checkpoint, step 4, is in .*checkpoints: the same command with a lower learning_rate or"
     with pytest.raises(ModelError, match=advice):
         train(stage, tmp_path, on_note=notes.append)
     assert [note.split(":")[0] for note in notes] == ["step 3", "step 6", "step 7", "step 8"]
@@ -241,6 +241,10 @@ def test_resuming_with_other_settings_says_which(tmp_path):
     train(ToyStage(steps=2), tmp_path)
     with pytest.raises(UsageError, match="other settings for learning_rate, seed: use them again"):
         train(ToyStage(steps=2, learning_rate=1e-5, seed=4), tmp_path)
+    stage = ToyStage(steps=2)
+    stage.settings = stage.settings.model_copy(update={"losses": {"square": 1.0, "size": 0.1, "more": 1.0}})
+    with pytest.raises(UsageError, match="other settings for losses.more, losses.square: use them again"):
+        train(stage, tmp_path)
     train(ToyStage(steps=2, checkpoint_every=1, log_every=9, device="cpu"), tmp_path)
 
 

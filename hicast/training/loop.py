@@ -178,7 +178,7 @@ class _Run:
             return ModelError(f"{found}, and no checkpoint before them: begin again with a lower {keys}")
         if self.processes.is_main_process:
             mark_stopped(folder)
-        return ModelError(f"{found}; the last good checkpoint, of step {self.saved}, is in {folder}: the same command with a lower {keys} goes on from it")
+        return ModelError(f"{found}; the last good checkpoint, step {self.saved}, is in {folder}: the same command with a lower {keys} goes on from it")
 
     def _draw(self, step: int) -> None:
         if self.record is None:
@@ -190,9 +190,16 @@ class _Run:
 
 
 def changed_keys(settings: TrainSettings, stored: Mapping[str, Any]) -> list[str]:
-    """Keys whose value differs from that `stored` with a checkpoint and matters; keys it lacks had their default."""
+    """Keys, such as `losses.color`, whose value differs from that `stored` with a checkpoint and matters; keys it lacks had their default."""
     now, before = settings.model_dump(mode="json"), type(settings)().model_dump(mode="json") | dict(stored)
-    return sorted(key for key in now if key not in REMARKS and now[key] != before[key])
+    return sorted(name for key in now if key not in REMARKS for name in _differing(key, now[key], before[key]))
+
+
+def _differing(key: str, now: Any, before: Any) -> list[str]:
+    """`key` where its values differ, or what differs within where both hold keys."""
+    if isinstance(now, Mapping) and isinstance(before, Mapping):
+        return [name for inner in {**before, **now} for name in _differing(f"{key}.{inner}", now.get(inner), before.get(inner))]
+    return [key] if now != before else []
 
 
 def changed_origins(now: Mapping[str, str], stored: Mapping[str, str] | None) -> list[str]:
