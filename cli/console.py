@@ -15,7 +15,7 @@ from rich.console import Console as Screen
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from .failures import explain
+from .failures import MEMORY_ADVICE, explain
 from .film_speed import FilmSpeed
 
 OnProgress = Callable[[int, int], None]
@@ -33,6 +33,8 @@ class Console:
         """Set where standard output carries a picture."""
         self.interrupt_advice = "finished results are whole"
         """What to say after Ctrl-C."""
+        self.memory_advice = MEMORY_ADVICE
+        """What to say where memory has run out."""
         self._live: Screen | None = None
 
     def result(self, line: str) -> None:
@@ -68,7 +70,7 @@ class Console:
         """One line for `error`, after its traceback with `--verbose`; returns the exit code that fits."""
         if self.verbose:
             traceback.print_exception(error, file=sys.stderr)
-        line, code = explain(error)
+        line, code = explain(error, self.memory_advice)
         self._say(f"hicast: {line}", style="red")
         return code
 

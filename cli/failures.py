@@ -8,18 +8,23 @@ from hicast.errors import HicastError
 MEMORY_ADVICE = (
     "expected enough memory, found too little; lower --size, set --tile (for example 512) or take --dtype bfloat16 (on a GPU also --offload model), and close other programs"
 )
+TRAINING_MEMORY_ADVICE = (
+    "expected enough memory, found too little; lower batch_size or crop, raise accumulate, which computes a batch in parts, or set "
+    "gradient_checkpointing=true (each by --set KEY=VALUE), and close other programs"
+)
 TILES, FEWEST_FRAMES = (512, 256), 4
 _ALLOCATION_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
-def explain(error: BaseException) -> tuple[str, int]:
-    """The line to print for `error` and the exit code to leave with: 2 for wrong usage, 1 for all else of ours."""
+def explain(error: BaseException, memory_advice: str = MEMORY_ADVICE) -> tuple[str, int]:
+    """The line to print for `error`, `memory_advice` where memory ran out, and the exit code to leave with: 2 for wrong usage, 1 for all
+    else of ours."""
     if isinstance(error, HicastError):
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # the argument parser's own errors, whichever Click Typer brings along
         return f"{error.format_message().rstrip('.')}; see --help", error.exit_code
     if is_out_of_memory(error):
-        return MEMORY_ADVICE, 1
+        return memory_advice, 1
     return f"unexpected {type(error).__name__}: {error}; run again with --verbose for the traceback", 1
 
 

@@ -12,10 +12,11 @@ from hicast.config.layers import read_words
 from hicast.config.train import TrainSettings
 from hicast.config.train_layers import require, resolve_training
 from hicast.controls import CONTROLS
-from hicast.training.run import STAGES, Opening, check_data
+from hicast.training.run import STAGES, Opening, check_data, check_output
 
 from . import options
 from .console import Console
+from .failures import TRAINING_MEMORY_ADVICE
 
 StageName = Literal[tuple(STAGES)]
 ControlName = Literal[tuple(CONTROLS)]
@@ -44,6 +45,7 @@ def train(
     """Train a stage of the model; the same command again goes on where it stopped."""
     follower = int(os.environ.get("RANK", "0")) > 0  # one of several processes, of which the first speaks
     console = options.open_console(ctx, as_json and not follower, quiet or follower, verbose)
+    console.memory_advice, console.interrupt_advice = TRAINING_MEMORY_ADVICE, "the same command goes on from the last checkpoint"
     given = {"content": content, "style": style, "video": video, "control": control, "output": output, "from": start, "base": base,
              "model": model, "device": device}  # fmt: skip
     flags = {key: value for key, value in given.items() if value}
@@ -61,6 +63,7 @@ def train(
 
 
 def _run(console: Console, stage: str, settings: TrainSettings, max_minutes: float | None, resume: bool) -> Any:
+    check_output(settings.output)
     pictures = check_data(settings, STAGES[stage])
     from hicast.training.loop import train as run_loop
     from hicast.training.memory import check_memory

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hicast.cli.main import run
 from hicast.config.presets import list_presets, load_preset
@@ -217,6 +218,34 @@ def test_what_is_missing_is_said_in_one_line(capsys):
     )
     assert run(["train", "--stage", "image", "--control", "edge", "--content", "a", "--style", "b", "--output", "out"]) == 2
     assert "command line: control: expected a known key, found control" in capsys.readouterr().err
+
+
+def _folders() -> list[str]:
+    """Options for the folders `photos` and `paintings`, which are made, with a picture in each."""
+    for name in ("photos", "paintings"):
+        Path(name).mkdir()
+        Image.new("RGB", (40, 40)).save(Path(name) / "a.png")
+    return ["--content", "photos", "--style", "paintings"]
+
+
+@pytest.mark.parametrize("output", ["taken", "taken/run"])
+def test_output_that_is_a_file_is_told_before_anything_is_measured(capsys, monkeypatch, output):
+    Path("taken").write_text("mine")
+    monkeypatch.setattr("hicast.cli.train.check_data", lambda *_: pytest.fail("data were listed"))
+    assert run(["train", "--stage", "image", *_folders(), "--output", output]) == 1
+    assert capsys.readouterr().err == f"hicast: --output {output}: expected a folder, there already or new, found a file at taken; name another\n"
+    assert Path("taken").read_text() == "mine"
+
+
+def test_advice_where_memory_runs_out_names_settings_of_training(capsys, monkeypatch):
+    def run_out(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("hicast.cli.train.check_data", run_out)
+    assert run(["train", "--stage", "image", *_folders(), "--output", "out"]) == 1
+    line = capsys.readouterr().err
+    assert all(key in line for key in ("batch_size", "accumulate", "crop", "gradient_checkpointing=true"))
+    assert "--size" not in line and "--tile" not in line
 
 
 def test_empty_folder_is_one_error_before_anything_is_loaded(capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, TemporalTraining, TrainSettings
+from hicast.errors import OutputError
 from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class StageKind:
     reads: tuple[str, ...]
     needs: tuple[str | tuple[str, ...], ...]
     outline: Callable[[TrainSettings], Outline]
+
+
+def check_output(output: Path) -> None:
+    """Raise OutputError where a file is in the way of the folder `output`."""
+    file = next((place for place in (output, *output.parents) if place.exists() and not place.is_dir()), None)
+    if file is not None:
+        raise OutputError(f"--output {output}: expected a folder, there already or new, found a file at {file}; name another")
 
 
 def check_data(settings: TrainSettings, kind: StageKind) -> dict[str, int]:
