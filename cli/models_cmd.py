@@ -7,22 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hicast.config.problems import name_advice
 from hicast.errors import ModelError, UsageError
 
 from . import options
 from .console import Console
+from .words import CONTROLS, named_values
 
 if TYPE_CHECKING:
     from hicast.io.published_folder import PublishedFolder
 
 Place = Annotated[str, typer.Argument(metavar="MODEL", help="compact, sd15, a model folder or its name.", show_default=False)]
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Published checkpoints: image_model, video_model or both, at most three levels down.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Published checkpoints: image_model, video_model or both, at most three levels down. Or a model of your own.", show_default=False)]
 Target = Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model goes. Default: sd15 in your folder of models.", show_default=False)]
 Base = Annotated[Path | None, typer.Option("--base", metavar="FOLDER", help="Stable Diffusion 1.5 in diffusers layout, where it is not in FOLDER.", show_default=False)]
 Kept = Annotated[
     Literal["float16", "bfloat16", "float32"],
     typer.Option("--dtype", help="Precision of the stored weights; it does not decide that of the work."),
 ]
+
+OwnKept = Annotated[
+    Literal["float16", "bfloat16", "float32"] | None,
+    typer.Option("--dtype", help="Precision of the stored weights. Default: float16, for a model of your own as it is.", show_default=False),
+]
+Joined = Annotated[list[str] | None, typer.Option("--join", metavar="NAME=FOLDER", help="Another adapter to write into a model of your own; repeat for several.", show_default=False)]
 
 COLUMNS = ("model", "kind", "size", "where")
 
@@ -67,15 +75,21 @@ def show_model(ctx: typer.Context, model: Place, as_json: options.Json = False, 
 
 
 def convert_model(
-    ctx: typer.Context, folder: Folder, output: Target = None, base: Base = None, dtype: Kept = "float16",
+    ctx: typer.Context, folder: Folder, output: Target = None, base: Base = None, join: Joined = None, dtype: OwnKept = None,
     as_json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False,
 ) -> None:  # fmt: skip
-    """Turn published checkpoints into a model folder: half the size, nothing twice, no pickles."""
+    """Turn published checkpoints into a model folder: half the size, nothing twice, no pickles.
+
+    A model of your own, such as a run of the stage adapter or temporal, is written whole: with its base and adapters, to travel alone.
+    """
     console = options.open_console(ctx, as_json, quiet, verbose)
+    if join or _is_own(folder):
+        _write_whole(console, folder, output, base, join or [], dtype)
+        return
     target = _target(output)
     from hicast.io.published_folder import find_published
 
-    _convert(console, find_published(folder, base), target, dtype, _size(folder))
+    _convert(console, find_published(folder, base), target, dtype or "float16", _size(folder))
 
 
 def verify_model(ctx: typer.Context, model: Place, as_json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
@@ -145,6 +159,39 @@ def _convert(console: Console, source: PublishedFolder, target: Path, dtype: str
     console.info(f"files of {_mb(before)} became a model of {_mb(after)}")
     report = [{"source": t.source, "read": t.read, "stored": t.stored, "shared": t.shared, "dropped": t.dropped} for t in tallies]
     console.document({"output": str(target), "bytes_before": before, "bytes_after": after, "tensors": report})
+    console.result(str(target))
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a model of ours has this name or lies there."""
+    from hicast.io.bases import INDEX_FILE, OWN_CLASS
+    from hicast.io.weights import load_json, resolve_model
+
+    try:
+        return load_json(resolve_model(folder) / INDEX_FILE).get("_class_name") == OWN_CLASS
+    except ModelError:
+        return False
+
+
+def _write_whole(console: Console, model: Path, output: Path | None, base: Path | None, join: list[str], dtype: str | None) -> None:
+    """Write a model of one's own with all that it refers to and the adapters named by `join`."""
+    if base:
+        raise UsageError(f"--base {base}: expected none for a model of your own, which names its base itself, found one; leave it out")
+    if output is None:
+        raise UsageError("--output: expected where a model of your own goes, found none; name a new folder")
+    adapters = named_values("--join", join)
+    for name in adapters:
+        if name not in CONTROLS:
+            raise UsageError(f"--join {name}: expected the name of a control, found {name}; {name_advice(name, CONTROLS)}")
+    target = _target(output)
+    import torch
+
+    from hicast.models.whole import write_whole
+
+    write_whole(model, target, getattr(torch, dtype) if dtype else None, adapters)
+    parts = [part["part"] for part in _parts(target)]
+    console.info(f"a model of {_mb(_size(target))}: {', '.join(parts)}")
+    console.document({"output": str(target), "bytes_after": _size(target), "parts": parts})
     console.result(str(target))
 
 

@@ -77,7 +77,7 @@ def stand_ins(workplace, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "hicast.pipeline", module)
     outcome = SimpleNamespace(folder=Path("runs/image"), step=1, finished=True)
     monkeypatch.setattr("hicast.cli.train._run", lambda *request: outcome)
-    for name in ("_pull", "_convert", "_verified", "_target"):
+    for name in ("_pull", "_convert", "_write_whole", "_verified", "_target"):
         monkeypatch.setattr(f"hicast.cli.models_cmd.{name}", lambda *request: None)
     monkeypatch.setattr("hicast.io.published_folder.find_published", lambda *request: None)
     (workplace / "models" / "sd15").mkdir(parents=True)

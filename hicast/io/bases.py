@@ -10,6 +10,9 @@ from hicast.io.model_places import INDEX_FILE
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, WEIGHTS_FILE, load_json, resolve_model
 
 FORMAT_VERSION = 1
+OWN_CLASS = "HiCastPipeline"
+"""What the index of each of our folders names as its class, as diffusers does with its own."""
+
 TEMPORAL = "temporal"
 """Sub-folder with the temporal layers."""
 

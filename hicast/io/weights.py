@@ -107,6 +107,15 @@ def save_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: 
             part.unlink()
 
 
+def cast_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """`tensors`, those of floating-point numbers as `dtype`; raises ModelError for values that it cannot hold."""
+    stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    for name, tensor in stored.items():
+        if not tensor.isfinite().all():
+            raise ModelError(f"'{name}': expected values that {tensor.dtype} can hold, found larger ones or none; take --dtype bfloat16")
+    return stored
+
+
 def load_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file of a model folder; raises ModelError if there is none."""
     path = Path(path)

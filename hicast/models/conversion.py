@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +13,13 @@ from torch import Tensor, nn
 
 from hicast.encoders.style import STYLE_DIM, StyleEncoder
 from hicast.encoders.text import empty_prompt
-from hicast.errors import ModelError, OutputError
-from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL
-from hicast.io.hashes import write_hashes
+from hicast.errors import ModelError
+from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, OWN_CLASS, TEMPORAL
 from hicast.io.model_places import CLIPS
+from hicast.io.new_folder import new_model_folder
 from hicast.io.published_folder import PublishedFolder
 from hicast.io.stock_parts import State, load_stock, load_weights, weights_path
-from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, check_shapes, load_json, save_json, save_safetensors
+from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, cast_weights, check_shapes, load_json, save_json, save_safetensors
 from hicast.models.hicast_model import FLAGS_FILE
 from hicast.models.published import PublishedParts, convert_unet
 from hicast.models.published_video import convert_video_unet
@@ -66,20 +64,8 @@ def convert_published(source: PublishedFolder, target: Path, dtype: torch.dtype 
     clips go into the folder `video` in it, with all else in which the video net differs. Raises ModelError for
     anything missing, damaged, unknown or too large for `dtype`, OutputError where nothing can be written; then nothing is left behind.
     """
-    if target.exists():
-        raise OutputError(f"'{target}': expected a new folder, found one that is there already; name another or remove it")
-    draft = target.with_name(f".{target.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-        tallies = _Converter(draft, dtype, on_note or (lambda text: None)).convert(source)
-        write_hashes(draft)
-        os.replace(draft, target)
-    except OSError as error:
-        raise OutputError(f"'{target}': expected to write a model folder, found no way to: {error}; choose another place or make room") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return tallies
+    with new_model_folder(target) as draft:
+        return _Converter(draft, dtype, on_note or (lambda text: None)).convert(source)
 
 
 class _Converter:
@@ -185,10 +171,7 @@ class _Converter:
                dtype: torch.dtype | None = None) -> int:
         """Write one part; the number of its tensors. Raises ModelError for values too large for the dtype."""
         module.save_config(str(place))
-        stored = {name: tensor.to(dtype or self.dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        for name, tensor in stored.items():
-            if not tensor.isfinite().all():
-                raise ModelError(f"'{name}': expected values that {tensor.dtype} can hold, found larger ones or none; take --dtype bfloat16")
+        stored = cast_weights(state, dtype or self.dtype)
         component = place.parent.name.removesuffix("s") if place.parent.name == ADAPTERS else place.name
         metadata = {"component": component, "stage": "published", "format_version": str(FORMAT_VERSION)}
         save_safetensors(stored, place / WEIGHTS_FILE, metadata | dict(about or {}))
@@ -196,7 +179,7 @@ class _Converter:
 
 
 def _index() -> dict[str, Any]:
-    return {**INDEX, "_class_name": "HiCastPipeline", "format": FORMAT_VERSION, "autoencoder": "AutoencoderKL"}
+    return {**INDEX, "_class_name": OWN_CLASS, "format": FORMAT_VERSION, "autoencoder": "AutoencoderKL"}
 
 
 def _count_dropped(state: Mapping[str, Tensor], tally: Tally) -> None:

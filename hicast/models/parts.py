@@ -12,7 +12,7 @@ from diffusers import T2IAdapter
 from hicast.encoders.autoencoder import AUTOENCODERS
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError
-from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL, adapter_folder, find_adapters, with_bases
+from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, OWN_CLASS, TEMPORAL, adapter_folder, find_adapters, with_bases
 from hicast.io.weights import (
     CONTEXT_FILE,
     WEIGHTS_FILE,
@@ -25,8 +25,24 @@ from hicast.io.weights import (
     save_module,
     save_safetensors,
 )
-from hicast.models.hicast_model import HiCastModel
+from hicast.models.hicast_model import FLAGS_FILE, HiCastModel
 from hicast.models.temporal import TemporalLayers
+
+
+def part_places(own: Path, adapters: Mapping[str, str | Path]) -> dict[str, Path]:
+    """Where each part of the model in the folder `own` lies, by its place in a whole model; the nearest base has what a folder lacks.
+
+    `adapters` are those of `HiCastPipeline.from_pretrained`. Raises ModelError for bases and adapters that are not there.
+    """
+    bases = with_bases(own)
+    last = bases[-1]
+    net, style_encoder, vae = (next((place for place in bases if (place / part).is_dir()), last) for part in ("unet", "style_encoder", "vae"))
+    found = {name: net / name for name in ("unet", "content_projection", FLAGS_FILE)} | {name: last / name for name in ("scheduler", INDEX_FILE)}
+    found |= {"style_encoder": style_encoder / "style_encoder", "vae": vae / "vae"}
+    joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in adapters.items()}
+    found |= {f"{ADAPTERS}/{key}": path for key, path in joined.items()}
+    found |= {TEMPORAL: place / TEMPORAL for place in reversed(bases) if (place / TEMPORAL).is_dir()}
+    return found | ({CONTEXT_FILE: last / CONTEXT_FILE} if (last / CONTEXT_FILE).is_file() else {})
 
 
 def read_parts(name: str | Path, adapters: Mapping[str, str | Path]) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
@@ -37,8 +53,7 @@ def read_parts(name: str | Path, adapters: Mapping[str, str | Path]) -> tuple[di
     Raises ModelError for missing, damaged or foreign parts.
     """
     own = resolve_model(name)
-    bases = with_bases(own)
-    for folder in bases:
+    for folder in with_bases(own):
         index = load_json(folder / INDEX_FILE)
         kind = index.get("autoencoder", "ResidualAutoencoder")
         if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
@@ -46,14 +61,14 @@ def read_parts(name: str | Path, adapters: Mapping[str, str | Path]) -> tuple[di
                 f"model '{folder}': expected a hicast model of format {FORMAT_VERSION}, found format "
                 f"{index.get('format')}: convert it or update hicast"
             )
-    nearest = {part: next((place for place in bases if (place / part).is_dir()), folder) for part in ("unet", "style_encoder", "vae")}
-    joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in adapters.items()}
-    temporal = next((place / TEMPORAL for place in bases if (place / TEMPORAL).is_dir()), None)
+    places = part_places(own, adapters)
+    joined = {place.rpartition("/")[2]: path for place, path in places.items() if place.startswith(f"{ADAPTERS}/")}
+    temporal = places.get(TEMPORAL)
     parts = {
-        "model": HiCastModel.from_pretrained(nearest["unet"]),
-        "autoencoder": load_module(lambda config: AUTOENCODERS[kind](**config), nearest["vae"] / "vae"),
-        "style_encoder": load_module(lambda config: StyleEncoder(**config), nearest["style_encoder"] / "style_encoder"),
-        "scheduler_config": load_json(folder / "scheduler" / "scheduler_config.json"),
+        "model": HiCastModel.from_pretrained(places["unet"].parent),
+        "autoencoder": load_module(lambda config: AUTOENCODERS[kind](**config), places["vae"]),
+        "style_encoder": load_module(lambda config: StyleEncoder(**config), places["style_encoder"]),
+        "scheduler_config": load_json(places["scheduler"] / "scheduler_config.json"),
         "index": index,
         "context": load_context(folder),
         "adapters": {key: load_module(lambda config: T2IAdapter(**config), path) for key, path in joined.items()},
@@ -75,5 +90,5 @@ def write_parts(parts: Mapping[str, Any], about: Mapping[str, Mapping[str, str]]
     save_json(parts["scheduler_config"], folder / "scheduler" / "scheduler_config.json")
     if parts["context"] is not None:
         save_safetensors({"context": parts["context"]}, folder / CONTEXT_FILE, {})
-    fixed = {"_class_name": "HiCastPipeline", "format": FORMAT_VERSION, "autoencoder": type(parts["autoencoder"]).__name__}
+    fixed = {"_class_name": OWN_CLASS, "format": FORMAT_VERSION, "autoencoder": type(parts["autoencoder"]).__name__}
     save_json(parts["index"] | fixed, folder / INDEX_FILE)
