@@ -23,8 +23,9 @@ ADAPTERS = "adapters"
 def with_bases(folder: Path) -> list[Path]:
     """`folder`, the base that it names, that base's own base and so on: the last one holds the whole model.
 
-    Raises ModelError where a base has moved, or where one of the folders is named twice.
+    Raises ModelError where `folder` holds no model of ours, a base has moved, or one of the folders is named twice.
     """
+    _check_own(folder)
     found = [folder]
     while (base := load_json(found[-1] / INDEX_FILE).get("base")) is not None:
         place = base_folder(found[-1], str(base))
@@ -32,6 +33,22 @@ def with_bases(folder: Path) -> list[Path]:
             raise ModelError(f"model '{folder}': expected bases that end, found a circle at '{place}'; correct base in its {INDEX_FILE}")
         found.append(place)
     return found
+
+
+def _check_own(folder: Path) -> None:
+    """Raise ModelError for a folder that holds something else than a model of ours, with what can be done with it."""
+    index = folder / INDEX_FILE
+    kind = load_json(index).get("_class_name", OWN_CLASS) if index.is_file() else None
+    if kind == OWN_CLASS:
+        return
+    found = f"one of {kind}" if kind else f"no {INDEX_FILE}"
+    if any((folder / part / CONFIG_FILE).is_file() for part in ("vae", "text_encoder")):
+        advice = f"Stable Diffusion is what training starts from: hicast train --stage image --model sd15 --base {folder}"
+    elif next(folder.glob(f"**/unet/{CONFIG_FILE}"), None):
+        advice = f"published checkpoints are converted first: hicast models convert {folder}"
+    else:
+        advice = "take a folder that hicast train or hicast models convert has written"
+    raise ModelError(f"model '{folder}': expected a hicast model, found {found}; {advice}")
 
 
 def base_folder(folder: Path, base: str) -> Path:

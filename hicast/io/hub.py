@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,8 @@ _WANTED = {
 """Paths in each repository that a model is made of; discriminators, Stable Diffusion's own U-Net and all else stay there."""
 
 OnProgress = Callable[[int, int], None]
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,9 @@ def _asked(repo: str, question: Callable[[Any], Any]) -> Any:
     try:
         return question(huggingface_hub)
     except Exception as error:  # the client raises errors of its own, of httpx and of the system
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise OutputError(f"hub repository {repo}: expected to write what was fetched, found no way to: {error}; make room or choose another place with --downloads; "
+                              "the same command goes on with the download") from error  # fmt: skip
         local = ", ".join(f"--model {name}" for name in ("compact", *installed_models()))
         raise ModelError(
             f"hub repository {repo}: expected an answer, found none ({type(error).__name__}); go on with {local}, or copy the published "

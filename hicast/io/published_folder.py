@@ -13,6 +13,9 @@ from hicast.io.weights import CONFIG_FILE, load_json
 ADAPTER_CONTROLS = {"hed_adapter": "edge", "depth_adapter": "depth", "seg_adapter": "seg"}
 """Published folders of adapters, and the controls they are for."""
 
+NETS = ("image_model", "video_model")
+"""Folders of the nets where they are published."""
+
 STOCK_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 """What is taken from Stable Diffusion 1.5."""
 
@@ -47,6 +50,7 @@ def find_published(folder: Path, base: Path | None = None) -> PublishedFolder:
     foreign = []
     for place in _below(folder, _DEPTH):
         if not (place / "unet" / CONFIG_FILE).is_file():
+            _check_not_begun(place)
             continue
         config = load_json(place / "unet" / CONFIG_FILE)
         if _OWN_KEY not in config:
@@ -60,7 +64,19 @@ def find_published(folder: Path, base: Path | None = None) -> PublishedFolder:
     for name, places in (("image", nets[False]), ("video", nets[True])):
         if len(places) > 1:
             raise ModelError(f"published folder '{folder}': expected one {name} net, found {', '.join(map(str, places))}; name one of them")
-    return PublishedFolder(*(places[0] if places else None for places in nets.values()), _find_stock(folder, base))
+    found = PublishedFolder(*(places[0] if places else None for places in nets.values()), _find_stock(folder, base))
+    for net in filter(None, (found.image, found.video)):
+        for adapter in found.adapters(net).values():
+            load_json(adapter / CONFIG_FILE)
+            weights_path(adapter)
+    return found
+
+
+def _check_not_begun(place: Path) -> None:
+    """Raise ModelError where `place` is a published net of which the U-Net's configuration has not arrived."""
+    begun = sorted(path.name for path in (place / "unet").glob("*") if path.is_file())
+    if (place.name in NETS or any((place / name).is_dir() for name in ADAPTER_CONTROLS) or begun) and not (place / "vae").is_dir():
+        raise ModelError(f"'{place}': expected unet/{CONFIG_FILE} and its weights, found {', '.join(begun) or 'no unet'}: half of it is here; fetch it again")
 
 
 def _find_stock(folder: Path, base: Path | None) -> Path:

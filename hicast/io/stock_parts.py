@@ -18,18 +18,21 @@ _STEM = WEIGHTS_FILE.removesuffix(".safetensors")
 WEIGHT_FILES = (WEIGHTS_FILE, f"{_STEM}.fp16.safetensors", f"{_STEM}.bin")
 """Files that a part's weights may lie in, the best first."""
 
+TEXT_FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
+"""The same of a text encoder."""
+
 _FORMER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names that autoencoders of the first releases have, and today's."""
 
 
-def weights_path(folder: Path) -> Path:
-    """The file that holds the weights of the part in `folder`; raises ModelError where there is none."""
-    for name in WEIGHT_FILES:
+def weights_path(folder: Path, names: Sequence[str] = WEIGHT_FILES) -> Path:
+    """The file that holds the weights of the part in `folder`; raises ModelError where there is none of the `names`."""
+    for name in names:
         if (folder / name).is_file():
             return folder / name
     begun = sorted(path.name for path in folder.glob("*.incomplete")) if folder.is_dir() else []
     found = f"only {begun[0]}, half downloaded" if begun else "none of them"
-    raise ModelError(f"'{folder}': expected {' or '.join(WEIGHT_FILES)}, found {found}: fetch it again")
+    raise ModelError(f"'{folder}': expected {' or '.join(names)}, found {found}: fetch it again")
 
 
 def load_weights(path: Path) -> State:

@@ -6,7 +6,7 @@ import contextlib
 import importlib.resources
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ CONTEXT_FILE = "context.safetensors"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 SHIPPED_MODELS = ("compact",)
+_ALSO_CALLED = ("fast", "wd1511/fast-ldm")
+"""Names that users may give to the published model."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -38,7 +40,7 @@ def resolve_model(name: str | Path) -> Path:
         return folder
     folder = installed_models().get(str(name), Path(name))
     if not folder.is_dir():
-        advice = f"; {WHERE_FROM}" if str(name) == PUBLISHED else ""
+        advice = f"; {WHERE_FROM}" if str(name) in (PUBLISHED, *_ALSO_CALLED) else "; check the path (hicast models list says what is here)"
         raise ModelError(f"model: expected {', '.join((*SHIPPED_MODELS, *installed_models()))} or a folder, found '{name}', which is neither{advice}")
     return folder
 
@@ -108,11 +110,14 @@ def save_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: 
 
 
 def cast_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """`tensors`, those of floating-point numbers as `dtype`; raises ModelError for values that it cannot hold."""
+    """`tensors`, those of floating-point numbers as `dtype`; raises ModelError for values that are none or that it cannot hold."""
     stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in stored.items():
-        if not tensor.isfinite().all():
-            raise ModelError(f"'{name}': expected values that {tensor.dtype} can hold, found larger ones or none; take --dtype bfloat16")
+        if tensor.isfinite().all():
+            continue
+        if not tensors[name].isfinite().all():
+            raise ModelError(f"'{name}': expected finite values, found others: the weights are damaged; fetch or train them again")
+        raise ModelError(f"'{name}': expected values that {tensor.dtype} can hold, found larger ones; take --dtype bfloat16")
     return stored
 
 
@@ -145,13 +150,23 @@ def load_module(build: Callable[[dict[str, Any]], Module], folder: str | Path) -
     """
     path = Path(folder) / CONFIG_FILE
     config = {key: value for key, value in load_json(path).items() if not key.startswith("_")}
-    try:
+    with building(path):
         module = build(config)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"model folder: expected a config that can be built in '{path}', found: {error}") from error
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     module.load_state_dict(load_safetensors(Path(folder) / WEIGHTS_FILE, shapes))
     return module.eval()
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Turn what a block raises that builds from the config at `path` into a ModelError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelError(f"'{path}': expected a config that can be built, found no {error.args[0]}; fetch or train it again") from error
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"'{path}': expected a config that can be built, found: {reason}; fetch or train it again") from error
 
 
 def save_module(

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, T2IAdapter
 from torch import Tensor, nn
 
+from hicast.diffusion.sampling import make_scheduler
 from hicast.encoders.style import STYLE_DIM, StyleEncoder
 from hicast.encoders.text import empty_prompt
 from hicast.errors import ModelError
@@ -19,7 +20,8 @@ from hicast.io.model_places import CLIPS
 from hicast.io.new_folder import new_model_folder
 from hicast.io.published_folder import PublishedFolder
 from hicast.io.stock_parts import State, load_stock, load_weights, weights_path
-from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, cast_weights, check_shapes, load_json, save_json, save_safetensors
+from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, building, cast_weights, check_shapes, load_json, save_json, save_safetensors
+from hicast.models.adapters import AdapterSet, adapter_widths
 from hicast.models.hicast_model import FLAGS_FILE
 from hicast.models.published import PublishedParts, convert_unet
 from hicast.models.published_video import convert_video_unet
@@ -77,13 +79,13 @@ class _Converter:
 
     def convert(self, source: PublishedFolder) -> list[Tally]:
         """Write all parts."""
+        self._stock(source.stock)
         image = None
         if source.image:
             image = self._image_net(source.image)
-            self._adapters(source, source.image, self.draft)
+            self._adapters(source, source.image, self.draft, image)
         if source.video:
             self._video_net(source, image)
-        self._stock(source.stock)
         for tally in self.tallies:
             tally.check()
             self.on_note(str(tally))
@@ -91,7 +93,8 @@ class _Converter:
 
     def _image_net(self, net: Path) -> PublishedParts:
         state, tally = self._read(net / "unet")
-        parts = convert_unet(state, load_json(net / "unet" / CONFIG_FILE))
+        with building(net / "unet" / CONFIG_FILE):
+            parts = convert_unet(state, load_json(net / "unet" / CONFIG_FILE))
         _count_dropped(state, tally)
         tally.stored = self._net(parts, self.draft) + self._style(parts, self.draft)
         return parts
@@ -99,12 +102,13 @@ class _Converter:
     def _video_net(self, source: PublishedFolder, image: PublishedParts | None) -> None:
         """Temporal layers, and of the rest what the image net does not hold."""
         state, tally = self._read(source.video / "unet")
-        parts = convert_video_unet(state, load_json(source.video / "unet" / CONFIG_FILE))
+        with building(source.video / "unet" / CONFIG_FILE):
+            parts = convert_video_unet(state, load_json(source.video / "unet" / CONFIG_FILE))
         own, place = parts.image, self.draft / CLIPS
         _count_dropped(state, tally)
         idle = sum("temporal" in key and not key.startswith("conv_in.") for key in state) - len(parts.temporal)
         tally.dropped["layers that do nothing"] = idle
-        for keys, write in ((("unet", "projection"), self._net), (("style",), self._style)):
+        for what, keys, write in (("net for pictures is", ("unet", "projection"), self._net), ("style encoder is", ("style",), self._style)):
             count = sum(len(getattr(own, key)) for key in keys)
             if image is None:
                 tally.stored += write(own, self.draft)
@@ -112,12 +116,12 @@ class _Converter:
                 tally.shared += count
             else:
                 tally.stored += write(own, place)
-                self.on_note(f"{' and '.join(keys)} of the video net differ from those of the image net, so they are stored too")
+                self.on_note(f"video net: its {what} not that of the image net, so both are stored")
         with torch.device("meta"):
             layers = TemporalLayers(**parts.temporal_config)
         tally.stored += self._write(layers, parts.temporal, place / TEMPORAL)
         save_json(_index() | {"base": ".."}, place / INDEX_FILE)
-        self._adapters(source, source.video, place if image else self.draft)
+        self._adapters(source, source.video, place if image else self.draft, own)
 
     def _net(self, parts: PublishedParts, place: Path) -> int:
         with torch.device("meta"):
@@ -134,11 +138,12 @@ class _Converter:
         neutral = {"mean": torch.zeros(STYLE_DIM), "std": torch.ones(STYLE_DIM)}
         return self._write(encoder, neutral | parts.style, place / "style_encoder", dtype=fine) - len(neutral)
 
-    def _adapters(self, source: PublishedFolder, net: Path, place: Path) -> None:
+    def _adapters(self, source: PublishedFolder, net: Path, place: Path, parts: PublishedParts) -> None:
         for control, folder in source.adapters(net).items():
             state, tally = self._read(folder)
-            with torch.device("meta"):
+            with building(folder / CONFIG_FILE), torch.device("meta"):
                 adapter = T2IAdapter(**{key: value for key, value in load_json(folder / CONFIG_FILE).items() if not key.startswith("_")})
+                AdapterSet({folder.name: adapter}, adapter_widths(build_unet(parts.unet_config)))
             check_shapes(weights_path(folder), state, {name: value.shape for name, value in adapter.state_dict().items()})
             earlier = source.adapters(source.image).get(control) if source.image and net != source.image else None
             if earlier and _equal(state, load_weights(weights_path(earlier))):
@@ -150,16 +155,16 @@ class _Converter:
     def _stock(self, folder: Path) -> None:
         """Stable Diffusion's autoencoder, noise schedule and answer to an empty prompt."""
         config = {key: value for key, value in load_json(folder / "vae" / CONFIG_FILE).items() if not key.startswith("_")}
-        try:
-            with torch.device("meta"):
-                autoencoder = AutoencoderKL(**config)
-        except TypeError as error:
-            raise ModelError(f"'{folder / 'vae'}': expected the config of an AutoencoderKL, found: {error}; take another base") from error
+        with building(folder / "vae" / CONFIG_FILE), torch.device("meta"):
+            autoencoder = AutoencoderKL(**config)
         self._write(autoencoder, load_stock(folder / "vae", {name: value.shape for name, value in autoencoder.state_dict().items()}), self.draft / "vae")
         save_safetensors({"context": empty_prompt(folder)}, self.draft / CONTEXT_FILE, {"component": "context", "format_version": str(FORMAT_VERSION)})
+        place = Path("scheduler") / "scheduler_config.json"
+        schedule = {key: value for key, value in load_json(folder / place).items() if not key.startswith("_")}
+        with building(folder / place):
+            make_scheduler("ddim", schedule)
         (self.draft / "scheduler").mkdir()
-        scheduler = load_json(folder / "scheduler" / "scheduler_config.json")
-        save_json({key: value for key, value in scheduler.items() if not key.startswith("_")}, self.draft / "scheduler" / "scheduler_config.json")
+        save_json(schedule, self.draft / place)
         save_json(_index(), self.draft / INDEX_FILE)
 
     def _read(self, folder: Path) -> tuple[State, Tally]:

@@ -118,20 +118,30 @@ def _check_scaling(rest: Mapping[str, Tensor]) -> None:
         raise ModelError("published U-Net: expected the LPIPS scaling layer before its VGG, found other constants")
 
 
+def shape_problems(part: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """A sentence for the first tensor of `part` in both that has another shape than expected, and how many more there are."""
+    odd = [key for key in sorted(set(expected) & set(found)) if expected[key].shape != found[key].shape]
+    if not odd:
+        return []
+    more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+    return [f"{part} has {odd[0]} of shape {tuple(found[odd[0]].shape)} where its config asks for {tuple(expected[odd[0]].shape)}{more}"]
+
+
 def _check_complete(parts: PublishedParts) -> None:
-    """Raise ModelError unless each part has just the tensors that its config asks for."""
+    """Raise ModelError unless each part has just the tensors that its config asks for, in their shapes."""
     with torch.device("meta"):
         encoder = StyleEncoder(**parts.style_config)
         wanted = {
-            "U-Net": (set(build_unet(parts.unet_config).state_dict()), parts.unet),
-            "content projection": (set(ContentProjection(**parts.projection_config).state_dict()), parts.projection),
-            "style encoder": (set(encoder.state_dict()) - {"mean", "std"}, parts.style),
+            "U-Net": (build_unet(parts.unet_config).state_dict(), parts.unet),
+            "content projection": (ContentProjection(**parts.projection_config).state_dict(), parts.projection),
+            "style encoder": ({key: value for key, value in encoder.state_dict().items() if key not in ("mean", "std")}, parts.style),
         }
     problems = []
     for part, (expected, found) in wanted.items():
-        if missing := sorted(expected - set(found)):
+        if missing := sorted(set(expected) - set(found)):
             problems.append(f"{part} lacks {', '.join(missing)}")
-        if unknown := sorted(set(found) - expected):
+        if unknown := sorted(set(found) - set(expected)):
             problems.append(f"{part} has unknown {', '.join(unknown)}")
+        problems += shape_problems(part, expected, found)
     if problems:
         raise ModelError(f"published U-Net: expected every tensor of the method, found that {'; '.join(problems)}")

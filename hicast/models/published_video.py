@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hicast.errors import ModelError
-from hicast.models.published import PublishedParts, State, convert_unet
+from hicast.models.published import PublishedParts, State, convert_unet, shape_problems
 from hicast.models.temporal import TemporalLayers, module_key
 from hicast.models.temporal_layers import TemporalConvolution
 from hicast.models.unet import build_unet
@@ -57,7 +57,7 @@ def convert_video_unet(state: Mapping[str, Tensor], config: Mapping[str, Any]) -
     }
     with torch.device("meta"):
         whole = TemporalLayers.for_unet(build_unet(image.unet_config))
-    _check_complete(set(whole.state_dict()), set(temporal))
+    _check_complete(whole.state_dict(), temporal)
     places = {
         "conv_places": dict(whole.config.conv_places),
         "attention_places": dict(whole.config.attention_places),
@@ -89,12 +89,14 @@ def _own_key(key: str) -> str:
     return key
 
 
-def _check_complete(expected: set[str], found: set[str]) -> None:
-    if missing := sorted(expected - found):
+def _check_complete(expected: State, found: State) -> None:
+    if missing := sorted(set(expected) - set(found)):
         raise ModelError(f"published video U-Net: expected every temporal tensor, found no {', '.join(missing)}")
-    if unknown := sorted(found - expected):
+    if unknown := sorted(set(found) - set(expected)):
         where = "only after convolutions and in transformer blocks"
         raise ModelError(f"published video U-Net: expected temporal tensors {where}, found {', '.join(unknown)}")
+    if problems := shape_problems("its part for clips", expected, found):
+        raise ModelError(f"published video U-Net: expected temporal tensors as its config asks for, found that {problems[0]}")
 
 
 def _leave_out_idle(places: dict[str, dict[str, Any]], temporal: State) -> None:

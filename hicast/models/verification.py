@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from torch import nn
 
 from hicast.encoders.autoencoder import AUTOENCODERS
 from hicast.encoders.style import StyleEncoder
-from hicast.errors import HicastError, ModelError
+from hicast.errors import HicastError
 from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL, with_bases
 from hicast.io.hashes import OnBytes, hash_problems
 from hicast.io.model_places import CLIPS
-from hicast.io.weights import CONFIG_FILE, WEIGHTS_FILE, load_json, read_header, read_metadata
+from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, building, load_json, read_header, read_metadata
+from hicast.models.adapters import AdapterSet, adapter_widths
 from hicast.models.temporal import TemporalLayers
 from hicast.models.unet import ContentProjection, build_unet
 
@@ -58,11 +59,8 @@ def meta_part(folder: Path, kind: str) -> nn.Module:
     """The module that belongs into a part's folder, on the meta device; raises ModelError for a config that cannot be built."""
     name = ADAPTERS if folder.parent.name == ADAPTERS else folder.name
     config = {key: value for key, value in load_json(folder / CONFIG_FILE).items() if not key.startswith("_")}
-    try:
-        with torch.device("meta"):
-            return part_builders(kind)[name](config)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"'{folder / CONFIG_FILE}': expected a config that can be built, found: {error}") from error
+    with building(folder / CONFIG_FILE), torch.device("meta"):
+        return part_builders(kind)[name](config)
 
 
 def verify_model(folder: Path, on_bytes: OnBytes | None = None) -> list[Check]:
@@ -72,7 +70,8 @@ def verify_model(folder: Path, on_bytes: OnBytes | None = None) -> list[Check]:
     """
     checks = [_check_index(folder)]
     kind = load_json(folder / INDEX_FILE).get("autoencoder", "ResidualAutoencoder")
-    checks += [_check_part(path, path.relative_to(folder).as_posix(), kind) for path in part_folders(folder)]
+    widths = _widths(folder, kind)
+    checks += [_check_part(path, path.relative_to(folder).as_posix(), kind, widths) for path in part_folders(folder)]
     if (folder / CLIPS / INDEX_FILE).is_file():
         checks += [Check(f"{CLIPS}/{check.name}", check.text, check.problems) for check in verify_model(folder / CLIPS) if check.name != "hashes"]
     problems = hash_problems(folder, on_bytes)
@@ -95,13 +94,33 @@ def _check_index(folder: Path) -> Check:
     missing = [name for name in WHOLE if not any((place / name).is_dir() for place in bases)]
     if missing:
         problems.append(f"expected {', '.join(WHOLE)}, found no {', '.join(missing)}")
+    elif lacking := [name for name in _beside(bases) if not (bases[-1] / name).is_file()]:
+        problems.append(f"expected {', '.join(lacking)}, found no such file")
     return Check("index", f"format {index.get('format')}", tuple(problems))
 
 
-def _check_part(folder: Path, name: str, kind: str) -> Check:
-    """Shapes, precision and metadata of one part."""
+def _beside(bases: Sequence[Path]) -> list[str]:
+    """Files that a whole model has beside its parts: the noise schedule, and the answer to an empty prompt where no style tokens take its place."""
+    encoder = next(place / "style_encoder" for place in bases if (place / "style_encoder").is_dir())
+    return ["scheduler/scheduler_config.json", *([] if load_json(encoder / CONFIG_FILE).get("token_grid") else [CONTEXT_FILE])]
+
+
+def _widths(folder: Path, kind: str) -> tuple[int, ...] | None:
+    """Widths of the levels at which adapters reach the net that belongs to `folder`; None where that cannot be told."""
     try:
-        shapes = {key: tuple(value.shape) for key, value in meta_part(folder, kind if kind in AUTOENCODERS else "AutoencoderKL").state_dict().items()}
+        net = next((place / "unet" for place in with_bases(folder) if (place / "unet").is_dir()), None)
+        return adapter_widths(meta_part(net, kind)) if net else None
+    except HicastError:
+        return None
+
+
+def _check_part(folder: Path, name: str, kind: str, widths: tuple[int, ...] | None) -> Check:
+    """Shapes, precision and metadata of one part; of an adapter also whether it fits levels of `widths`."""
+    try:
+        part = meta_part(folder, kind if kind in AUTOENCODERS else "AutoencoderKL")
+        if widths and folder.parent.name == ADAPTERS:
+            AdapterSet({folder.name: part}, widths)
+        shapes = {key: tuple(value.shape) for key, value in part.state_dict().items()}
         found = read_header(folder / WEIGHTS_FILE)
         metadata = read_metadata(folder / WEIGHTS_FILE)
     except HicastError as error:

@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from hicast.encoders.text import text_encoder
 from hicast.errors import ModelError
 from hicast.io.stock_parts import State
 from hicast.io.weights import check_shapes, load_safetensors, read_header
@@ -56,22 +57,16 @@ def single_context(path: Path) -> Tensor:
     The words of an empty prompt are the first mark and then the last one, which are the two last words of every vocabulary: no tokenizer
     is needed. Shapes tell how the encoder is built.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig
 
-    state = {name.removeprefix(_TEXT).removeprefix("text_model."): value.float() for name, value in load_safetensors(path).items() if name.startswith(_TEXT)}
-    state.pop("embeddings.position_ids", None)
+    state = {name.removeprefix(_TEXT).removeprefix("text_model."): value for name, value in load_safetensors(path).items() if name.startswith(_TEXT)}
     words, width = _shape(path, state, "embeddings.token_embedding.weight")
     length, _ = _shape(path, state, "embeddings.position_embedding.weight")
     inner, _ = _shape(path, state, "encoder.layers.0.mlp.fc1.weight")
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layers."))
     text = CLIPTextConfig(vocab_size=words, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, max_position_embeddings=length,
                           num_attention_heads=max(width // _HEAD_WIDTH, 1), bos_token_id=words - 2, eos_token_id=words - 1)  # fmt: skip
-    encoder = CLIPTextModel(text).eval()
-    prefix = "text_model." if next(iter(encoder.state_dict())).startswith("text_model.") else ""
-    state = {prefix + name: value for name, value in state.items()}
-    check_shapes(path, state, {name: value.shape for name, value in encoder.state_dict().items()})
-    encoder.load_state_dict(state)
-    return encoder(torch.tensor([[words - 2] + [words - 1] * (length - 1)])).last_hidden_state.clone()
+    return text_encoder(path, text, state)(torch.tensor([[words - 2] + [words - 1] * (length - 1)])).last_hidden_state.clone()
 
 
 def _converted(kind: type, path: Path, config: Mapping[str, Any], shapes: Mapping[str, Any]) -> State:
