@@ -18,7 +18,7 @@ from hicast.io.images import to_tensor
 from .console import Console
 from .failures import explain, is_out_of_memory, smaller_settings
 from .guides import Guides
-from .request import Request, check_device
+from .request import Request, check_device, chosen_engine
 from .words import CONTROLS
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class Batch(ABC):
 
     def record(self) -> dict[str, Any]:
         """What a result remembers of its making."""
-        return {**self.request.header, "settings": self.settings.model_dump(mode="json", exclude=OF_THIS_MACHINE)}
+        used = self.settings if self.pipeline is None else self.settings.model_copy(update={"engine": self.pipeline.engine})
+        return {**self.request.header, "settings": used.model_dump(mode="json", exclude=OF_THIS_MACHINE)}
 
     def done(self, item: PlannedOutput, **more: Any) -> None:
         """Report a result that has been written, and keep its settings beside it where that is wanted."""
@@ -179,13 +180,14 @@ class Batch(ABC):
         chosen = self.settings
         more = {"adapters": chosen.adapter_folders} if chosen.adapter_folders else {}
         more |= {} if chosen.offload == "none" else {"offload": chosen.offload}
+        more |= {"engine": chosen_engine(chosen, self.console.info), "on_note": self.console.info}
         self.pipeline = HiCastPipeline.from_pretrained(self.model(), device=chosen.device, dtype=chosen.dtype, **more)
         if chosen.compile:
             self.pipeline.compile()
         self.guides = self._open_guides(resolve_stylize(self.request.layers, self.pipeline.defaults))
         self.settings = self.guides.settings
         self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.request.styles])
-        self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s")
+        self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s, engine {self.pipeline.engine}")
         self.console.detail(f"settings: {self.settings.model_dump_json()}")
 
     def _open_guides(self, settings: StylizeSettings) -> Guides:

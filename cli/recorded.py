@@ -12,6 +12,9 @@ from hicast.io.files import VIDEOS
 from hicast.io.images import load_picture
 from hicast.io.metadata import comment_settings
 
+ENGINE_BEFORE = "torch"
+"""What painted results whose record names no engine."""
+
 SETTINGS_SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -45,7 +48,9 @@ def read_record(path: Path | None) -> Record | None:
     inner = values.get("settings", values)
     if not isinstance(inner, dict):
         raise UsageError(f"{path}: settings: expected keys with values, found {inner}; correct the file")
-    return Record(Layer(str(path), inner), _styles(values, path) if "settings" in values else ())
+    if "settings" not in values:
+        return Record(Layer(str(path), inner))
+    return Record(Layer(str(path), {"engine": ENGINE_BEFORE} | inner), _styles(values, path))
 
 
 def _styles(values: dict[str, Any], path: Path) -> tuple[tuple[Path, float], ...]:

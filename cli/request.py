@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,3 +93,10 @@ def check_device(settings: StylizeSettings) -> None:
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and not any(present.values()))
     if on_cpu and settings.dtype == "float16":
         raise UsageError("--dtype float16: expected a GPU, found the CPU, which is far too slow at it; take --dtype bfloat16 or float32")
+
+
+def chosen_engine(settings: StylizeSettings, tell: Callable[[str], None]) -> str:
+    """The engine to ask for: a net that PyTorch compiles runs on PyTorch, which `tell` is told where another was asked for."""
+    if settings.compile and settings.engine == "openvino":
+        tell("engine openvino: expected a net that is not compiled, found --compile; goes on with torch")
+    return "torch" if settings.compile else settings.engine

@@ -37,6 +37,7 @@ RUN: Group = (
     ("device", options.Device, None),
     ("dtype", options.Dtype, None),
     ("tile", options.Tile, None),
+    ("engine", options.Engine, None),
     ("compile", options.Compile, None),
     ("offload", options.Offload, None),
     ("max_megapixels", options.MaxMegapixels, None),

@@ -20,7 +20,7 @@ from hicast.io.film import Film, make_film
 from hicast.io.film_share import Share
 from hicast.io.images import to_pixels, to_tensor
 from hicast.io.metadata import settings_comment
-from hicast.io.model_places import clip_model
+from hicast.io.model_places import clip_model, model_files
 from hicast.io.video_codecs import STREAM_SUFFIX, pick_codec
 from hicast.io.video_read import Span, VideoReader
 
@@ -193,7 +193,7 @@ class VideoBatch(Batch):
             {"weight": weight, "content": hashlib.sha256(path.read_bytes()).hexdigest()} for path, weight in self.request.style_files
         ]
         folder = resolve_model(self.settings.model)
-        files = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+        files = {str(path.relative_to(folder)): path.stat() for path in model_files(folder)}
         model = {name: [status.st_size, status.st_mtime_ns] for name, status in files.items()}
         look = {"hicast": self.request.header["hicast"], "styles": styles, "weights": hashlib.sha256(repr(model).encode()).hexdigest(),
                 "settings": self.record()["settings"]}  # fmt: skip

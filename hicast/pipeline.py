@@ -15,9 +15,10 @@ from hicast.config.adapters import AdapterUse
 from hicast.diffusion.sampling import draw_noise, make_scheduler
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
+from hicast.engines.running import Engine, OnNote
 from hicast.io.bases import TEMPORAL
 from hicast.io.images import resize_image, working_size
-from hicast.io.weights import place
+from hicast.io.weights import place, resolve_model
 from hicast.models.adapters import AdapterSet, adapter_widths
 from hicast.models.compiling import compile_unet
 from hicast.models.device import pick_device, pick_dtype
@@ -63,11 +64,12 @@ class HiCastPipeline:
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self._schedulers: dict[str, SchedulerMixin] = {}
         self._offload = Offload("model", self.device, {})
+        self._engine = Engine(model.unet, temporal)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto", *,
-                        adapters: Mapping[str, str | Path] | None = None, offload: str = "none") -> HiCastPipeline:
-        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` with `offload` (see `to`).
+    def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto", *, adapters: Mapping[str, str | Path] | None = None,
+                        offload: str = "none", engine: str = "torch", on_note: OnNote = lambda text: None) -> HiCastPipeline:  # fmt: skip
+        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` with `offload` and `engine` (see `to`).
 
         A folder that holds only some parts, such as adapters or temporal layers, is joined with the base it names. `adapters` are
         further ones by name, each the folder of an adapter or of the run that trained it; they win over those of the model.
@@ -77,7 +79,8 @@ class HiCastPipeline:
         parts, about = read_parts(name, adapters or {})
         pipeline = cls(**parts)
         pipeline.about = about
-        return pipeline.to(device, dtype, offload)
+        pipeline._engine = Engine(pipeline.model.unet, pipeline.temporal, resolve_model(name))
+        return pipeline.to(device, dtype, offload, engine, on_note)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the whole model, adapters and temporal layers included, to `folder` in diffusers layout; raises OutputError.
@@ -101,28 +104,41 @@ class HiCastPipeline:
         """Share of the noise that sampling starts from: 1, or less for a net that was trained to start from little."""
         return self.index["noise_scale"]
 
-    def to(self, device: str = "auto", dtype: str = "auto", offload: str = "none") -> HiCastPipeline:
+    @property
+    def engine(self) -> str:
+        """What runs the denoising net: `torch` or `openvino`."""
+        return self._engine.name
+
+    def to(self, device: str = "auto", dtype: str = "auto", offload: str = "none", engine: str = "torch",
+           on_note: OnNote = lambda text: None) -> HiCastPipeline:  # fmt: skip
         """Move all parts to `device` (`auto`, `cpu`, `cuda`, `mps`) and cast them to `dtype`; returns itself.
 
         `offload` says what is on a GPU: `none` for all parts, `model` for the part that computes, `sequential` for the layer that computes.
 
         `auto` takes a GPU where there is one, and bfloat16 where the machine computes in it, else float32. Style
         statistics overflow in float16, so VGG-16 then stays in float32. Raises UsageError for float16 on a CPU.
+
+        `engine` runs the denoising net: `torch`, or on a CPU `openvino`, for which it stays in float32 and is not trained (`auto`: the
+        latter where it can be had). Where `openvino` cannot, `on_note` is told why in a line, and `torch` does.
         """
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self._offload.release()
+        self._engine.stop()
+        self._engine.choose(engine, self.device, on_note)
         parts = {"model": self.model, "autoencoder": self.autoencoder, "adapters": self.adapters, "style_encoder": self.style_encoder}
         parts |= {} if self.temporal is None else {TEMPORAL: self.temporal}
         for name, part in parts.items():
             part.requires_grad_(False).eval()
-            place(part, "cpu" if offload != "none" else self.device, None if name == "style_encoder" else self.dtype)
+            kept = self._engine.weights_dtype(self.dtype) if name in ("model", TEMPORAL) else self.dtype
+            place(part, "cpu" if offload != "none" else self.device, None if name == "style_encoder" else kept)
         place(self.style_encoder.vgg, self.style_encoder.null_style.device, torch.float32 if self.dtype == torch.float16 else self.dtype)
         self._offload = Offload(offload, self.device, parts)
+        self._engine.start(self.dtype, on_note, lambda: self.to(str(self.device), str(self.dtype).removeprefix("torch."), offload))
         return self
 
     def compile(self, **options: Any) -> HiCastPipeline:
-        """Compile the U-Net at its first use (`options` are those of torch.compile); returns itself."""
+        """Compile the U-Net, for the engine `torch`, at its first use (`options` are those of torch.compile); returns itself."""
         compile_unet(self.model.unet, **options)
         return self
 

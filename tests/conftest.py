@@ -12,6 +12,7 @@ from types import ModuleType
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ["HICAST_ENGINE"] = "torch"  # what `auto` is; tests of other engines ask for them
 
 import numpy as np
 import pytest

@@ -25,12 +25,13 @@ class FakePipeline:
     """Content drawn to the weighted mean colour of the styles by `style_scale / 2`; keeps what it was asked."""
 
     defaults = {"steps": 7, "size": 64}
+    engine = "torch"
     loads: list[dict] = []
     calls: list[dict] = []
     trouble: BaseException | None = None
 
     @classmethod
-    def from_pretrained(cls, name, device="auto", dtype="auto"):
+    def from_pretrained(cls, name, device="auto", dtype="auto", engine="torch", on_note=print):
         if name == "nowhere":
             raise ModelError("nowhere: expected a model, found none")
         cls.loads.append({"name": name, "device": device, "dtype": dtype})

@@ -41,7 +41,7 @@ def run(workplace, models, opened, capsys, monkeypatch):
     load = HiCastPipeline.from_pretrained
 
     def loaded(name: str, **settings) -> HiCastPipeline:
-        key = (name, repr(settings))
+        key = (name, repr({key: value for key, value in settings.items() if key != "on_note"}))
         opened[key] = opened.get(key) or load(name, **settings)
         return opened[key]
 

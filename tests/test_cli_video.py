@@ -27,11 +27,12 @@ class FakePipeline:
 
     defaults = {"steps": 7, "size": 64}
     looks_back = False
+    engine = "torch"
     loads: list[str] = []
     calls: list[dict] = []
 
     @classmethod
-    def from_pretrained(cls, name, device="auto", dtype="auto"):
+    def from_pretrained(cls, name, device="auto", dtype="auto", engine="torch", on_note=print):
         cls.loads.append(name)
         return cls()
 

@@ -70,7 +70,7 @@ def stand_ins(workplace, monkeypatch) -> None:
         defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content,
         adapters=SimpleNamespace(names=("edge", "depth", "seg")), about={}, device=torch.device("cpu"), dtype=torch.float32, temporal=None,
         prepare=lambda content, styles, **settings: SimpleNamespace(content=content, features={}),
-        paint=lambda scene, look, **settings: scene.content, looks_back=False, stylize_video=lambda frames, styles, **settings: frames,
+        paint=lambda scene, look, **settings: scene.content, looks_back=False, engine="torch", stylize_video=lambda frames, styles, **settings: frames,
     )  # fmt: skip
     module = ModuleType("hicast.pipeline")
     module.HiCastPipeline = SimpleNamespace(from_pretrained=lambda name, **settings: pipeline)

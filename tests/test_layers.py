@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     ("errors",), ("config",), ("io",), ("encoders",), ("controls", "diffusion", "losses"),
-    ("models",), ("repainting",), ("pipeline",), ("evaluation",), ("training",), ("cli",),
+    ("models",), ("engines",), ("repainting",), ("pipeline",), ("evaluation",), ("training",), ("cli",),
 )  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 FILES = sorted(path for folder in ("hicast", "cli") for path in (ROOT / folder).rglob("*.py"))
-HEAVY = ("torch", "diffusers", "transformers", "av", "cv2")
+HEAVY = ("torch", "diffusers", "transformers", "av", "cv2", "openvino")
 
 
 def _room(path: Path) -> str:

@@ -104,6 +104,8 @@ class StylizeSettings(PresetSettings):
     """Side of the tiles that large pictures are cut into, in pixels; None lets the model choose."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What runs the denoising net; a result's record names the one that did."""
     compile: bool = False
     """Compile the net before the first step: minutes, and faster steps after them."""
     offload: Literal["none", "model", "sequential"] = "none"

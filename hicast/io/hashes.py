@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hicast.errors import ModelError
+from hicast.io.model_places import model_files
 from hicast.io.weights import load_json, save_json
 
 HASHES_FILE = "hashes.json"
@@ -59,5 +60,5 @@ def hash_problems(folder: Path, on_bytes: OnBytes | None = None) -> list[str] | 
 
 def _files(folder: Path) -> dict[str, Path]:
     """All files of a folder but the list itself, by their path in it."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / HASHES_FILE)
+    paths = [path for path in model_files(folder) if path != folder / HASHES_FILE]
     return {path.relative_to(folder).as_posix(): path for path in paths}

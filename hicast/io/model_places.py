@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 INDEX_FILE = "model_index.json"
+COMPILED = ".compiled"
+"""Sub-folder of a model for nets that an engine has converted: made of the weights, so no part of the model."""
+
 PUBLISHED = "sd15"
 """Name of the converted published model."""
 
@@ -34,3 +37,8 @@ def clip_model(name: str | Path) -> str | Path:
     """What to load of the model `name` for clips: its part for these where it has one, else `name` itself."""
     folder = installed_models().get(str(name)) or Path(name)
     return folder / CLIPS if (folder / CLIPS / INDEX_FILE).is_file() else name
+
+
+def model_files(folder: Path) -> list[Path]:
+    """All files that a model's folder holds, in order, but those in `COMPILED`."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and COMPILED not in path.relative_to(folder).parts)
