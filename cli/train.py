@@ -67,9 +67,10 @@ def _run(console: Console, stage: str, settings: TrainSettings, max_minutes: flo
     pictures = check_data(settings, STAGES[stage])
     from hicast.training.loop import train as run_loop
     from hicast.training.memory import check_memory
-    from hicast.training.processes import batch_parts, open_accelerator
+    from hicast.training.processes import batch_parts, check_precision, open_accelerator
 
     accelerator = open_accelerator(settings.device)
+    check_precision(settings, accelerator.device)
     batch_parts(settings, accelerator.num_processes, accelerator.process_index)
     check_memory(settings, STAGES[stage].outline, pictures, accelerator.device, accelerator.num_processes, console.info)
     with console.progress("measuring pictures") as on_measure, accelerator.main_process_first():

@@ -95,8 +95,8 @@ class TrainSettings(BaseModel):
     """Decay of the averaged weights, which are those that come out."""
     losses: dict[str, Weight] = {}
     """Weight of each loss term; one that is not named, or named with 0, is not computed."""
-    frozen_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of nets that are not trained; weights that train are float32."""
+    frozen_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of nets that are not trained; weights that train are float32. float16 on a GPU only, the loss scaled and VGG-16 in float32."""
     autocast: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the trained nets' arithmetic; float16 on a GPU only, its loss scaled."""
     gradient_checkpointing: bool = False

@@ -76,8 +76,8 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found.append("vae: expected --base too, whose autoencoder it takes the place of, found none; add it or leave vae out")
     if getattr(settings, "reference", False):
         found += _beside_reference(settings)
-    if settings.autocast == "float16" and settings.device == "cpu":
-        found.append("autocast: expected bfloat16 or float32 on a CPU, found float16; change it or the device")
+    if settings.device == "cpu":
+        found += [f"{key}: expected bfloat16 or float32 on a CPU, found float16; change it or the device" for key in halves(settings)]
     if isinstance(settings, AdapterTraining) and settings.maps and settings.self_pairs and not settings.reference:
         found.append(f"self_pairs: expected 0 with maps, which paintings have none of, found {settings.self_pairs:g}; leave one out")
     if isinstance(settings, RepaintTraining):
@@ -85,6 +85,11 @@ def contradictions(settings: TrainSettings) -> list[str]:
     if isinstance(settings, ImageTraining):
         found += _without_gradient(settings)
     return found
+
+
+def halves(settings: TrainSettings) -> list[str]:
+    """Keys of precisions that are float16, which only a GPU computes in."""
+    return [key for key in ("autocast", "frozen_dtype") if getattr(settings, key) == "float16"]
 
 
 def _without_layers(settings: RepaintTraining) -> list[str]:

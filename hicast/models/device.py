@@ -17,6 +17,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What VGG-16 computes in beside nets of `dtype`: style statistics overflow in float16, so float32 stands in for it."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision called `name`, or what `device` computes fast in for `auto`; UsageError for float16 on a CPU."""
     if name == "float16" and device.type == "cpu":

@@ -24,13 +24,13 @@ from hicast.io.weights import place, save_json, save_module
 from hicast.losses.published import style_vector_loss
 from hicast.losses.terms import LossTerms
 from hicast.models.adapters import AdapterSet, Residuals, adapter_widths
-from hicast.models.hicast_model import Conditions
+from hicast.models.hicast_model import Conditions, HiCastModel
 from hicast.pipeline import HiCastPipeline
 from hicast.training.data import crop_window, cut, evenly, random_crop, sample_generator, to_batch
 from hicast.training.drawing import open_drawing
 from hicast.training.image_terms import Judged, image_terms
 from hicast.training.maps import MapPool, middle
-from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage
+from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage, frozen_copy
 from hicast.training.sources import OnNote
 
 
@@ -65,11 +65,9 @@ class AdapterStage(RepaintStage):
 
         Raises UsageError, ModelError or InputError where the settings' extractors, maps or adapter do not fit.
         """
-        self.drawing = open_drawing(settings, torch.device(device))
+        self.drawing, self.base = open_drawing(settings, torch.device(device)), base
         super().__init__(settings, content, style, pipeline, cache, fit_style=fit_style, device=device,
                          on_measure=on_measure, on_note=on_note)
-        self.model.requires_grad_(False)
-        self.base = base
         self.adapter = place(adapter.train().requires_grad_(True), self.device)
         widths = adapter_widths(self.model.unet)
         self.adapters = AdapterSet({settings.control: self.adapter}, widths)
@@ -80,6 +78,13 @@ class AdapterStage(RepaintStage):
         self.noised = settings.reference or self.scheduler.config.prediction_type != "sample"
         if settings.reference and settings.losses.get("style"):
             self.taps = STYLE_TAPS
+
+    def placed(self, model: HiCastModel) -> HiCastModel:
+        """The net, frozen, in the settings' precision of such nets; a copy where the original is yet to be saved with its own."""
+        dtype = getattr(torch, self.settings.frozen_dtype)
+        if self.base is None and dtype != torch.float32:
+            return frozen_copy(model, self.device, dtype)
+        return place(model.requires_grad_(False), self.device, dtype)
 
     def trainable(self) -> dict[str, nn.Module]:
         """The adapter; a level that the net has no use for stays as it is."""

@@ -19,6 +19,7 @@ from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place
 from hicast.losses.perceptual import detail_energy, feature_distance, laplacian
 from hicast.losses.terms import LossTerms
+from hicast.models.device import statistics_dtype
 from hicast.training.cache_keys import weights_digest
 from hicast.training.data import PicturePool, center_crop, evenly, random_crop, sample_generator, to_batch
 from hicast.training.origins import files_digest
@@ -54,7 +55,7 @@ class AutoencoderStage:
             part.requires_grad_(not settings.freeze_encoder)
         place(self.autoencoder, self.device)
         self._encode, self._decode = (self._prepared(part) for part in (self.autoencoder.encode, self.autoencoder.decode))
-        dtype = getattr(torch, settings.frozen_dtype)
+        dtype = statistics_dtype(getattr(torch, settings.frozen_dtype))
         self.vgg = place(vgg.requires_grad_(False), self.device, dtype)
 
     def trainable(self) -> dict[str, nn.Module]:

@@ -37,12 +37,12 @@ DPT_SHAPE = {"is_hybrid": True, "neck_hidden_sizes": [256, 512, 768, 768], "reas
 def outline_adapter(settings: AdapterTraining) -> Outline:
     """The adapter of the stage `adapter`, the net that it acts on, and what looks at the result.
 
-    The net stays in float32 and has no copy. Of extractors with a net, that of `hed` and of `dpt-hybrid-midas` are counted.
+    The net computes in `frozen_dtype`; a fresh one, which is saved too, has a copy then. Of extractors with a net, that of `hed` and of `dpt-hybrid-midas` are counted.
     """
     config = model_config(settings.model)
     channels, grid = config.unet["out_channels"], config.style_encoder.get("token_grid", 0)
     with torch.device("meta"):
-        model = frozen(build_model(config), "float32")
+        model = frozen(build_model(config), settings.frozen_dtype)
         widths = adapter_widths(model.unet)
         adapter = fresh_adapter({"channels": list(widths)} | settings.adapter)
     codec, vgg = judges(config, settings.frozen_dtype)
@@ -62,8 +62,10 @@ def outline_adapter(settings: AdapterTraining) -> Outline:
         maps = [compare(decoded).square().mean()] if compare else []
         return [*of_features(settings, features), *of_picture(settings, decoded), *maps]
 
-    borrowed = (model.unet, model.content_projection, *eyes)
-    return Outline((adapter,), (codec.autoencoder, vgg), through, judge, borrowed, channels * side**2)
+    net = (model.unet, model.content_projection)
+    copied = _is_saved(settings) and settings.frozen_dtype != "float32"
+    frozen_nets, borrowed = ((codec.autoencoder, vgg, *net), eyes) if copied else ((codec.autoencoder, vgg), (*net, *eyes))
+    return Outline((adapter,), frozen_nets, through, judge, borrowed, channels * side**2)
 
 
 def outline_temporal(settings: TemporalTraining) -> Outline:
@@ -93,9 +95,14 @@ def outline_temporal(settings: TemporalTraining) -> Outline:
         return temporal_terms(steadied, codec.decode, torch.Generator())
 
     nets = (model.unet, model.content_projection, codec.autoencoder)
-    if settings.start is None and settings.model not in SHIPPED_MODELS and not Path(settings.model).is_dir():  # copies are saved
+    if _is_saved(settings):
         return Outline((layers,), nets, through, judge, (frozen(vgg, "float32"),), frames * channels * side**2)
     return Outline((layers,), (), through, judge, (*nets, frozen(vgg, "float32")), frames * channels * side**2)
+
+
+def _is_saved(settings: AdapterTraining | TemporalTraining) -> bool:
+    """Whether the net for pictures is a fresh one, which is saved with the result in the precision that it came with."""
+    return settings.start is None and settings.model not in SHIPPED_MODELS and not Path(settings.model).is_dir()
 
 
 def _compare(settings: AdapterTraining) -> tuple[Callable[[Tensor], Tensor] | None, tuple[nn.Module, ...]]:

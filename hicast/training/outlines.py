@@ -23,6 +23,7 @@ from hicast.losses.targets import local_deviation
 from hicast.losses.transport import neighbourhoods
 from hicast.models.adapters import Residuals
 from hicast.models.build import build_model
+from hicast.models.device import statistics_dtype
 from hicast.models.hicast_model import Conditions, HiCastModel
 from hicast.training.adversary import Adversary
 from hicast.training.autoencoder_stage import DETAIL_TAPS
@@ -38,7 +39,7 @@ def outline_autoencoder(settings: AutoencoderTraining) -> Outline:
     """Encoder, decoder and VGG-16 of the stage `autoencoder`."""
     shape = merge(autoencoder_config(settings.model), settings.autoencoder)
     with torch.device("meta"):
-        autoencoder, vgg = ResidualAutoencoder(**shape), frozen(Vgg16(), settings.frozen_dtype)
+        autoencoder, vgg = ResidualAutoencoder(**shape), frozen_vgg(Vgg16(), settings.frozen_dtype)
     for part in (autoencoder.project, autoencoder.encoder):
         part.requires_grad_(not settings.freeze_encoder)
 
@@ -88,7 +89,7 @@ def judges(config: ModelConfig, dtype: str) -> tuple[LatentCodec, Vgg16]:
     kind = AutoencoderKL if "block_out_channels" in config.autoencoder else ResidualAutoencoder
     with torch.device("meta"):
         autoencoder, vgg = kind(**{"latent_channels": config.unet["out_channels"]} | config.autoencoder), Vgg16()
-    return LatentCodec(frozen(autoencoder, dtype)), frozen(vgg, dtype)
+    return LatentCodec(frozen(autoencoder, dtype)), frozen_vgg(vgg, dtype)
 
 
 def of_features(settings: RepaintTraining, features: Mapping[str, Tensor]) -> Iterator[Tensor]:
@@ -122,6 +123,11 @@ def predict(model: HiCastModel, latents: Tensor, token_grid: int, residuals: Res
 def frozen(module: nn.Module, dtype: str) -> nn.Module:
     """`module` without gradients in the dtype called `dtype`."""
     return nn.Module.to(module.requires_grad_(False), getattr(torch, dtype))
+
+
+def frozen_vgg(vgg: Vgg16, dtype: str) -> nn.Module:
+    """VGG-16 without gradients beside nets in the dtype called `dtype`."""
+    return nn.Module.to(vgg.requires_grad_(False), statistics_dtype(getattr(torch, dtype)))
 
 
 def meta(*shape: int, gradient: bool = False) -> Tensor:

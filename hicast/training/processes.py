@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from hicast.config.train import TrainSettings
+from hicast.config.train_layers import halves
 from hicast.errors import UsageError
 
 PATIENCE = timedelta(hours=2)
@@ -25,6 +26,13 @@ def open_accelerator(device: str = "cpu") -> Accelerator:
         raise UsageError(f"device '{device}': expected one of {', '.join(k for k, v in present.items() if v)} on this machine")
     on_cpu = device == "cpu" or not (present["cuda"] or present["mps"])
     return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+
+
+def check_precision(settings: TrainSettings, device: torch.device) -> None:
+    """Raise UsageError for float16 where `device`, which may have been found by itself, is the CPU."""
+    if device.type == "cpu" and (keys := halves(settings)):
+        words = " ".join(f"--set {key}=bfloat16" for key in keys)
+        raise UsageError(f"{', '.join(keys)}: expected a GPU for float16, found the CPU, which is far too slow at it; {words}")
 
 
 def batch_parts(settings: TrainSettings, processes: int, process: int) -> list[range]:

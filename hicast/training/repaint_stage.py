@@ -18,7 +18,8 @@ from hicast.encoders.style import StyleCode
 from hicast.errors import UsageError
 from hicast.io.weights import place
 from hicast.models.adapters import Residuals
-from hicast.models.hicast_model import Conditions
+from hicast.models.device import statistics_dtype
+from hicast.models.hicast_model import Conditions, HiCastModel
 from hicast.pipeline import HiCastPipeline
 from hicast.training.data import PicturePool, sample_generator
 from hicast.training.image_terms import TAPS, Judged, Result, shares
@@ -64,14 +65,14 @@ class RepaintStage:
         self.paintings = PicturePool(style, settings.image_side, room, on_note)
         frozen = getattr(torch, settings.frozen_dtype)
         self.style_encoder = pipeline.style_encoder.requires_grad_(False).to(self.device)
-        self.vgg = frozen_copy(self.style_encoder.vgg, self.device, frozen)
+        self.vgg = frozen_copy(self.style_encoder.vgg, self.device, statistics_dtype(frozen))
         grid = self.style_encoder.config.token_grid
         self.library = load_or_measure(cache, self.paintings, self.vgg, settings.style_side, grid,
                                        tuple(settings.gram_layers), tuple(settings.style_layers), on_measure)
         if fit_style:
             self.library.fit(self.style_encoder)
         self.codec = LatentCodec(frozen_copy(pipeline.autoencoder, self.device, frozen))
-        self.model = place(pipeline.model.train(), self.device)
+        self.model = self.placed(pipeline.model.train())
         self.context = None if pipeline.context is None else pipeline.context.to(self.device)
         if settings.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
@@ -82,6 +83,10 @@ class RepaintStage:
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.last = self.scheduler.config.num_train_timesteps - 1
         self.taps = taps(settings, TAPS)
+
+    def placed(self, model: HiCastModel) -> HiCastModel:
+        """The net where it computes, in the precision that it does so in: float32, as it may train."""
+        return place(model, self.device)
 
     def stands_on(self) -> dict[str, str]:
         """Digests of the nets that do not train, and of photos, paintings and what else the settings name."""

@@ -23,6 +23,7 @@ from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place, save_json, save_module
 from hicast.losses.terms import LossTerms
+from hicast.models.device import statistics_dtype
 from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.clip_source import ClipSource
@@ -73,7 +74,7 @@ class TemporalStage:
         self.clips = ClipSource(settings, on_note)
         self.paintings = PicturePool(settings.style, settings.image_side, int(settings.cache_gigabytes * 2**30), on_note)
         self.style_encoder = pipeline.style_encoder.requires_grad_(False).to(self.device)
-        vgg = place(copy.deepcopy(self.style_encoder.vgg), self.device, frozen)
+        vgg = place(copy.deepcopy(self.style_encoder.vgg), self.device, statistics_dtype(frozen))
         grid = self.style_encoder.config.token_grid
         self.library = load_or_measure(cache, self.paintings, vgg, settings.style_side, grid, (), (), on_measure)
         if base is None:

@@ -34,7 +34,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(_groups(settings, modules), lr=settings.learning_rate)
         averages = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.training = Training(modules, optimizer, averages)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled="float16" in (settings.autocast, settings.frozen_dtype))
         self.module = processes.prepare_model(_Step(stage, modules))
 
     def advance(self, batch: Sequence[Any], step: int, wishes: Sequence[bool] = ()) -> tuple[dict[str, float], list[bool]]:
