@@ -47,7 +47,7 @@ def bench(
     check_device(settings)
     asked = words.listed(adapters)
     joined = words.named_paths("--adapters", [word for word in asked or [] if "=" in word])
-    from hicast.evaluation.bench import cases, describe, measure
+    from hicast.evaluation.bench import cases, describe, differences, measure
     from hicast.evaluation.bench import compare as compared
     from hicast.pipeline import HiCastPipeline
 
@@ -59,12 +59,16 @@ def bench(
     with console.progress("rounds") as on_progress:
         rows = measure(wanted, place, warm_up=warm_up, repeats=repeats, on_progress=on_progress)
     rows = compared(rows, earlier) if earlier else rows
-    report = {**describe(settings.model, place, str(pipeline.dtype).removeprefix("torch.")), "repeats": repeats, "cases": rows}
+    where = describe(settings.model, place, str(pipeline.dtype).removeprefix("torch."))
+    other = differences(where, earlier) if earlier else []
+    report = {**where, "repeats": repeats, "cases": rows} | ({"differences": other} if earlier else {})
     if output:
         with atomic_path(output, overwrite) as draft:
             draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if not console.json:
-        head = ("part", "size", "steps", "seconds", "ratio", "memory MiB", *(("before", "change") if earlier else ()))
+        for line in other:
+            console.info(f"{compare}: {line}; changes are not those of the code alone")
+        head = ("part", "size", "steps", "seconds", "ratio", "weights MiB", "run MiB", "peak MiB", *(("before", "change", "run before", "run change") if earlier else ()))
         console.table(head, [_cells(row, bool(earlier)) for row in rows])
     console.document(report)
     if output:
@@ -75,8 +79,11 @@ def _cells(row: dict[str, Any], compared: bool) -> tuple[str, ...]:
     def shown(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
-    cells = (row["part"], str(row["size"]), str(row["steps"]), shown(row["seconds"], ".4f"), shown(row["ratio"], ".2f"), shown(row["memory_mib"], ".0f"))
-    return (*cells, shown(row["before"], ".4f"), shown(row["change"], ".2f")) if compared else cells
+    cells = [row["part"], str(row["size"]), str(row["steps"]), shown(row["seconds"], ".4f"), shown(row["ratio"], ".2f")]
+    cells += [shown(row[key], ".0f") for key in ("weights_mib", "working_mib", "memory_mib")]
+    if compared:
+        cells += [shown(row[key], form) for key, form in (("before", ".4f"), ("change", ".2f"), ("memory_before", ".0f"), ("memory_change", ".2f"))]
+    return tuple(cells)
 
 
 def _numbers(option: str, text: str, least: int) -> list[int]:

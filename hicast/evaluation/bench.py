@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from hicast.errors import UsageError
 from hicast.io.images import to_tensor
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hicast.pipeline import HiCastPipeline
 
 BASE, CLIP, TEMPORAL = "base", "clip, frame by frame", "clip, temporal layers"
 PAINTING_SIDE = 256
+CIRCUMSTANCES = ("hicast", "torch", "model", "device", "processor", "threads", "dtype")
 
 OnProgress = Callable[[int, int], None]
 
@@ -35,6 +39,8 @@ class Case:
     run: Callable[[], Any]
     frames: int = 1
     against: str = BASE
+    weights: int = 0
+    """Bytes of the weights that take part."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -52,6 +58,7 @@ def cases(pipeline: HiCastPipeline, sizes: Sequence[int], steps: Sequence[int], 
     unknown = [name for name in adapters if name not in names]
     if unknown:
         raise UsageError(f"--adapters {unknown[0]}: expected some of {', '.join(names) or 'none'}, which the model has; leave it out, or join it")
+    held = bytes_of(pipeline.model, pipeline.autoencoder, pipeline.style_encoder)
     code = pipeline.encode_style([(to_tensor(made_up(PAINTING_SIDE, 1)), 1.0)])
     found = []
     for size in sizes:
@@ -62,16 +69,23 @@ def cases(pipeline: HiCastPipeline, sizes: Sequence[int], steps: Sequence[int], 
             def base(photo: Any = photo, settings: Mapping[str, Any] = settings, **more: Any) -> Any:
                 return pipeline.stylize_image(photo, code, **settings, **more)
 
-            found.append(Case(BASE, size, count, base))
+            found.append(Case(BASE, size, count, base, weights=held))
             for name in adapters:
                 more = {"controls": {name: photo / 2 + 0.5}, "adapters": {name: 1.0}}
-                found.append(Case(f"adapter {name}", size, count, lambda base=base, more=more: base(**more)))
+                with_it = held + bytes_of(pipeline.adapters.adapters[name])
+                found.append(Case(f"adapter {name}", size, count, lambda base=base, more=more: base(**more), weights=with_it))
             if frames:
                 clip = [photo] * frames
-                found.append(Case(CLIP, size, count, lambda clip=clip, s=settings: _clip(pipeline, clip, code, s, False), frames, BASE))
+                found.append(Case(CLIP, size, count, lambda clip=clip, s=settings: _clip(pipeline, clip, code, s, False), frames, BASE, held))
                 if pipeline.temporal is not None:
-                    found.append(Case(TEMPORAL, size, count, lambda clip=clip, s=settings: _clip(pipeline, clip, code, s, True), frames, CLIP))
+                    with_it = held + bytes_of(pipeline.temporal)
+                    found.append(Case(TEMPORAL, size, count, lambda clip=clip, s=settings: _clip(pipeline, clip, code, s, True), frames, CLIP, with_it))
     return found
+
+
+def bytes_of(*modules: nn.Module) -> int:
+    """Bytes of all weights and buffers of `modules`."""
+    return sum(tensor.numel() * tensor.element_size() for module in modules for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _clip(pipeline: HiCastPipeline, frames: list[Any], code: Any, settings: Mapping[str, Any], temporal: bool) -> int:
@@ -91,7 +105,8 @@ def made_up(side: int, seed: int) -> np.ndarray:
 
 
 def measure(wanted: Sequence[Case], device: str, *, warm_up: int = 1, repeats: int = 5, on_progress: OnProgress = lambda done, total: None) -> list[dict[str, Any]]:
-    """A row for each case: median seconds for a frame, its ratio to what it is compared with, and peak memory in MiB.
+    """A row for each case: median seconds for a frame, its ratio to what it is compared with, and memory in MiB: the
+    process's peak, what a run adds to what lay there, and the weights that take part.
 
     Cases take turns, every other round backwards, so that whatever else the machine does falls on all alike; ratios are
     medians of the rounds' own. `warm_up` rounds before are not counted; memory is taken in one more round.
@@ -106,34 +121,59 @@ def measure(wanted: Sequence[Case], device: str, *, warm_up: int = 1, repeats: i
             if number >= warm_up:
                 seconds[case.key].append((perf_counter() - begun) / case.frames)
         on_progress(number + 1, rounds + 1)
+    gc.collect()
     memory = {case.key: peak_memory(case.run, device) for case in wanted}
     on_progress(rounds + 1, rounds + 1)
     rows = []
     for case in wanted:
         other = seconds[case.against, case.size, case.steps]
         ratio = median(ours / theirs for ours, theirs in zip(seconds[case.key], other, strict=True))
+        peak, working = memory[case.key]
         rows.append({"part": case.part, "size": case.size, "steps": case.steps, "seconds": median(seconds[case.key]),
                      "fastest": min(seconds[case.key]), "slowest": max(seconds[case.key]), "ratio": ratio, "against": case.against,
-                     "memory_mib": memory[case.key]})  # fmt: skip
+                     "memory_mib": peak, "working_mib": working, "weights_mib": case.weights / 2**20})  # fmt: skip
     return rows
 
 
-def peak_memory(run: Callable[[], Any], device: str) -> float | None:
-    """MiB at the peak of one run: allocated on a GPU; of the whole process on a CPU, under Linux. None where it cannot be told."""
+def peak_memory(run: Callable[[], Any], device: str) -> tuple[float | None, float | None]:
+    """MiB at the peak of one run, and how much of that the run itself added to what lay there before.
+
+    Allocated on a GPU; of the whole process on a CPU, under Linux, where memory that was let go is given back to the system
+    beforehand. None where it cannot be told.
+    """
     if device == "cuda":
         import torch
 
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
+        peak = torch.cuda.max_memory_allocated()
+        return peak / 2**20, (peak - before) / 2**20
     try:
+        _give_back()
         Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
         run()
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        return int(lines["VmHWM"].split()[0]) / 1024
+        peak = _resident("VmHWM")
+        return peak, peak - before
     except (OSError, KeyError, ValueError):
-        return None
+        return None, None
+
+
+def _resident(key: str) -> float:
+    """MiB of this process by a `key` of Linux."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(lines[key].split()[0]) / 1024
+
+
+def _give_back() -> None:
+    """Have the allocator return free memory to the system, where it can: it would hide what a run takes."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _wait(device: str) -> None:
@@ -148,16 +188,38 @@ def describe(model: str, device: str, dtype: str) -> dict[str, Any]:
     """Where and with what the figures were taken."""
     import torch
 
-    processor = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    processor = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {"hicast": __version__, "torch": torch.__version__, "model": model, "device": device, "processor": processor,
             "threads": torch.get_num_threads(), "dtype": dtype}  # fmt: skip
 
 
+def _processor() -> str:
+    """The CPU by its full name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def differences(ours: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    """A line for each circumstance in which two reports differ, so that their seconds are not those of the model alone."""
+    return [f"{key} was {earlier[key]}, now {ours[key]}" for key in CIRCUMSTANCES if key in earlier and earlier[key] != ours[key]]
+
+
 def compare(rows: Iterable[Mapping[str, Any]], earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows with `before`, the seconds of the same case in an earlier report, and `change`, now over before; None where it lacks."""
-    known = {(row["part"], row["size"], row["steps"]): row["seconds"] for row in earlier.get("cases", [])}
+    """The rows with `before`, the seconds of the same case in an earlier report, and `change`, now over before; `memory_before` and
+    `memory_change` likewise of the memory a run takes. None where the earlier one lacks the case.
+    """
+    known = {(row["part"], row["size"], row["steps"]): row for row in earlier.get("cases", [])}
     found = []
     for row in rows:
-        before = known.get((row["part"], row["size"], row["steps"]))
-        found.append({**row, "before": before, "change": row["seconds"] / before if before else None})
+        past = known.get((row["part"], row["size"], row["steps"]), {})
+        seconds, memory = past.get("seconds"), past.get("working_mib")
+        found.append({**row, "before": seconds, "change": _over(row["seconds"], seconds),
+                      "memory_before": memory, "memory_change": _over(row.get("working_mib"), memory)})  # fmt: skip
     return found
+
+
+def _over(now: float | None, before: float | None) -> float | None:
+    return now / before if now is not None and before else None
