@@ -26,7 +26,7 @@ def cosine(ours: Tensor, target: Tensor) -> float:
 
 
 def content_fidelity(result: Sight, content: Sight) -> float:
-    """CF: mean cosine of the features at `CF_TAPS`; 1 for the content itself.
+    """CF: mean over `CF_TAPS` of F . G / (|F| |G|), F and G the features of result and content as vectors; 1 for the content itself.
 
     Source: doi 10.1016/j.cviu.2021.103203, published on VGG-19.
     """
@@ -36,7 +36,8 @@ def content_fidelity(result: Sight, content: Sight) -> float:
 def ssim(ours: Tensor, target: Tensor) -> float:
     """Structural similarity of two grey images (1, 1, height, width) in [0, 1]; 1 for equal ones.
 
-    Local moments in a Gaussian window of 11 pixels and deviation 1.5, only where it fits in whole. Source: Wang et al. 2004,
+    Mean of (2 m_x m_y + c) (2 v_xy + d) / ((m_x^2 + m_y^2 + c) (v_x + v_y + d)), c = 0.01^2 and d = 0.03^2; means m and
+    (co)variances v in a Gaussian window of 11 pixels and deviation 1.5, only where it fits in whole. Source: Wang et al. 2004,
     doi 10.1109/TIP.2003.819861.
     """
     steps = torch.arange(-_SSIM_REACH, _SSIM_REACH + 1, dtype=torch.float64)
@@ -74,7 +75,8 @@ def self_similarity(features: Tensor, stride: int = 1) -> Tensor:
 
 
 def structural_distance(result: Sight, content: Sight) -> float:
-    """CFSD: mean divergence (Kullback-Leibler) of the self-similarities at `CFSD_TAP`; 0 for the content itself.
+    """CFSD: mean over places of sum p log(p / q), p and q the self-similarities of content and result at `CFSD_TAP`; 0 for the
+    content itself.
 
     It asks which places look alike and not what they look like. Source: arXiv 2312.09008, published on VGG-19; differs
     from it in that it asks at every `CFSD_STRIDE`-th place.
@@ -89,7 +91,9 @@ def _with_weights(logarithms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def map_correlation(ours: Tensor, target: Tensor) -> float:
-    """Correlation (Pearson) of two maps of one shape; 1 where they are the same, 0 where one of them alone is flat."""
+    """Correlation (Pearson) of two maps of one shape, x . y / (|x| |y|) of both less their means; 1 where they are the same, 0
+    where one of them alone is flat.
+    """
     x, y = (values.double().flatten() - values.double().mean() for values in (ours, target))
     scale = (x.norm() * y.norm()).item()
     if scale < 1e-9:

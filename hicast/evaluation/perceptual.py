@@ -34,7 +34,11 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(self, ours: Tensor, target: Tensor) -> float:
-        """Distance of two images (1, 3, height, width) in [-1, 1]; 0 for equal ones."""
+        """Distance of two images (1, 3, height, width) in [-1, 1]; 0 for equal ones.
+
+        Sum over layers of the mean over places of sum w (a - b)^2, a and b the features scaled to length 1 at each place, w the
+        weights of the channels.
+        """
         both = self._features(torch.cat([ours, target]).to(self._device))
         total = 0.0
         for level, features in enumerate(both):

@@ -95,7 +95,7 @@ def warping_error(clip: Clip, motion: dict[int, Correspondence], gap: int) -> fl
     """Mean over frames of the RMS difference, values 0 to 1, between a frame and the one `gap` before, moved onto it.
 
     Only pixels that are seen in both count; `motion` is by number of the frame that is moved onto. A negative `gap` compares
-    with a later frame.
+    with a later frame. Source: arXiv 1808.00449, whose mean square is here its root, in units of pixel values.
     """
     return float(np.mean(warping_errors(clip, motion, gap)))
 
@@ -134,7 +134,7 @@ def _follow(source: Clip, gap: int) -> dict[int, Correspondence]:
 
 
 def _motion_difference(clip: Clip, source: Clip) -> float:
-    """RMS difference between the frame differences of both clips, values 0 to 1."""
+    """RMS of (S_t - S_(t-1)) - (C_t - C_(t-1)) over frames and pixels, S the clip and C its source, values 0 to 1."""
     squares = []
     for at in range(1, len(clip)):
         ours, own = (pair[at].astype(np.float32) - pair[at - 1] for pair in (clip, source))
