@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,15 @@ from hicast.errors import UsageError
 
 from . import eval_options as words
 from . import options
+from .console import Console
+from .eval_video import CLIP_METRICS
+
+if TYPE_CHECKING:
+    from hicast.evaluation.ablation import Work
+    from hicast.evaluation.pairing import Pair
+
+CLIPS = "clips"
+"""Folder of the clips' report in that of the pictures'."""
 
 
 def eval_ablation(
@@ -28,6 +37,7 @@ def eval_ablation(
     kinds_from_names: Annotated[bool, typer.Option("--kinds-from-names", help="Figures by the first word of the paintings' names (up to a -), for pairs without kind.")] = False,
     metrics: words.Metrics = None,
     weights: words.Weights = None,
+    extractor: words.Extractors = None,
     size: words.CompareSize = 256,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, show_default=False, help="Only the first pairs.")] = None,
     output: words.Output = Path("ablation"),
@@ -41,48 +51,72 @@ def eval_ablation(
     console = options.open_console(ctx, as_json, quiet, verbose)
     if pairs is None and (content is None or style is None):
         raise UsageError("expected --content and --style, or --pairs, found neither; name the photos and the paintings")
-    files, rivals = words.named_paths("--weights", weights), words.named("--against", against)
-    settings = words.stylize_settings(preset, set_words, model, device)
+    files, rivals, drawn = words.named_paths("--weights", weights), words.named("--against", against), words.named("--extractor", extractor)
+    asked, wanted = words.listed(metrics), words.wanted_look(preset, set_words, model, device)
     from hicast.evaluation import ablation
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.pairing import Pairing, all_pairs
     from hicast.evaluation.report import check_report, write_report
-    from hicast.evaluation.runner import evaluate
-    from hicast.evaluation.scene import open_scene, pair_up, pictures_of
+    from hicast.evaluation.runner import check_size, evaluate
+    from hicast.evaluation.scene import check_sets, open_scene, pair_up, pictures_of
     from hicast.io.files import VIDEOS
+    from hicast.io.weights import resolve_model
 
-    check_metrics(words.listed(metrics), files)
-    check_report(output, overwrite)
+    for place in rivals.values():
+        resolve_model(place)
+    check_metrics(asked, files, drawn)
+    check_size(size)
+    for folder in (output, *([output / CLIPS] if video else [])):
+        check_report(folder, overwrite)
     chosen = pair_up(content, style, pairs, {}).pairs[:limit]
+    check_sets(asked, len(chosen))
     chosen = ablation.kinds_from_names(chosen) if kinds_from_names else chosen
-    failed: list[dict[str, str]] = []
-    results: dict[str, dict[str, Path]] = {}
-    clips: dict[str, dict[str, Path]] = {}
     clip_pairs = [replace(pair, kind="") for pair in all_pairs(video, style or chosen[0].style.parent, VIDEOS)[:limit]] if video else []
-    for name, place in {"": settings.model, **rivals}.items():
-        painter, resolved = words.open_painter(console, settings.model_copy(update={"model": place}), files)
-        prefix = f"{name}: " if name else ""
-        looks = ablation.variants(resolved, painter.pipeline.adapters.names, adapter_weight)
-        console.info(f"{prefix or settings.model + ': '}{', '.join(looks)}")
-        with console.progress("stylizing") as on_progress:
-            results |= ablation.paint_variants(painter, chosen, looks, output, place, prefix, failed=failed, on_progress=on_progress)
-        if clip_pairs and not name:
-            if painter.pipeline.temporal is None:
-                console.info("the model has no temporal layers: clips are painted frame by frame only")
-            with console.progress("clips") as on_progress:
-                clips = ablation.paint_clips(painter, clip_pairs, resolved, output / "clips", failed=failed, on_progress=on_progress)
-        del painter
-    opened = open_scene(words.listed(metrics), files, {}, device or "auto", console.info)
-    if clips:
-        from hicast.evaluation.clips import evaluate_clips
-
-        timed = [metric for metric in opened.metrics if metric.name in ("cf", "ge", "lp", "qs3", "statistics")]
-        judged = evaluate_clips(Pairing(clip_pairs, clips), timed, opened.eye, size=size)
-        failed += judged.done.failed
-        path = write_report(judged.done, output / "clips", "Ablation: clips", lambda method, pair: judged.stills.get(method, {}).get(pair.key),
-                            extremes_by="excess-short", series=judged.series, overwrite=overwrite)[0]  # fmt: skip
-        console.result(str(path))
+    work = ablation.Work([], {}, {})
+    console.interrupt_advice = "the same command goes on with the results that are missing"
+    for name, place in {"": wanted.settings.model, **rivals}.items():
+        _paint(console, wanted.of(place), files, f"{name}: " if name else "", (chosen, clip_pairs), adapter_weight, output, work)
+    opened = open_scene(asked, files, drawn, device or "auto", console.info)
     with console.progress("measuring") as on_progress:
-        done = evaluate(Pairing(chosen, results), opened.metrics, opened.eye, size=size, on_progress=on_progress)
-    written = write_report(done, output, "Ablation", pictures_of(done), extremes_by="qs3", overwrite=overwrite)
-    words.finish(console, done, written, failed + done.failed)
+        done = evaluate(Pairing(chosen, work.pictures), opened.metrics, opened.eye, size=size, inception=opened.inception,
+                        set_metrics=opened.sets, on_progress=on_progress)  # fmt: skip
+    written = write_report(done, output, "Ablation", pictures_of(done), overwrite=overwrite)
+    more, failed = {}, work.failed + done.failed
+    if clip_pairs:
+        from hicast.evaluation.clips import evaluate_clips
+        from hicast.evaluation.tables import document
+
+        timed = [metric for metric in opened.metrics if metric.name in CLIP_METRICS]
+        with console.progress("clips") as on_progress:
+            judged = evaluate_clips(Pairing(clip_pairs, work.clips), timed, opened.eye, size=size, on_progress=on_progress)
+        failed += judged.done.failed
+        path = write_report(judged.done, output / CLIPS, "Ablation: clips", judged.still, series=judged.series, overwrite=overwrite)[0]
+        words.show_table(console, judged.done)
+        console.result(str(path))
+        more = {CLIPS: document(judged.done)}
+    words.finish(console, done, written, failed, more)
+
+
+def _paint(console: Console, wanted: words.Wanted, weights: dict[str, Path], prefix: str, pairs: tuple[list[Pair], list[Pair]], adapter_weight: float,
+           output: Path, work: Work) -> None:
+    """What one model makes of the `pairs` of pictures and of clips, added to `work` under names that begin with `prefix`."""
+    from hicast.evaluation import ablation
+    from hicast.io.model_places import clip_model
+
+    pictures, clips = pairs
+    model, part = wanted.settings.model, clip_model(wanted.settings.model)
+    painter, settings = words.open_painter(console, wanted, weights)
+    looks = ablation.variants(settings, painter.pipeline.adapters.names, adapter_weight)
+    console.info(f"{prefix or model + ': '}{', '.join(looks)}")
+    for look in looks.values():
+        painter.check(look)
+    with console.progress("stylizing") as on_progress:
+        work.pictures |= ablation.paint_variants(painter, pictures, looks, output, model, prefix, failed=work.failed, on_progress=on_progress)
+    if not clips:
+        return
+    if part != model:
+        painter, settings = words.open_painter(console, wanted.of(part), weights)
+    if painter.pipeline.temporal is None:
+        console.info(f"{prefix}the model has no temporal layers: clips are painted frame by frame only")
+    with console.progress("clips") as on_progress:
+        work.clips |= ablation.paint_clips(painter, clips, settings, output / CLIPS, model, prefix, failed=work.failed, on_progress=on_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +12,10 @@ from hicast.errors import UsageError
 
 from . import eval_options as words
 from . import options
+from .console import Console
+
+if TYPE_CHECKING:
+    from hicast.evaluation.pairing import Pair
 
 OURS = "stylized"
 
@@ -40,35 +45,42 @@ def eval_images(
     """Judge stylized pictures: how much of the photo stays, how much of the painting comes over."""
     console = options.open_console(ctx, as_json, quiet, verbose)
     folders = ({OURS: stylized} if stylized else {}) | words.named_paths("--peers", peers)
-    files, asked = words.named_paths("--weights", weights), words.listed(metrics)
-    settings = words.stylize_settings(preset, set_words, model, device) if model else None
+    files, asked, drawn = words.named_paths("--weights", weights), words.listed(metrics), words.named("--extractor", extractor)
     check_request(content, style, pairs, folders, model)
+    wanted = words.wanted_look(preset, set_words, model, device) if model else None
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.report import check_report, write_report
-    from hicast.evaluation.runner import check_methods, evaluate
-    from hicast.evaluation.scene import open_scene, pair_up, pictures_of
+    from hicast.evaluation.runner import check_methods, check_size, evaluate
+    from hicast.evaluation.scene import check_sets, open_scene, pair_up, pictures_of
 
-    name = Path(model).name if model else None
+    name = words.model_name(model) if model else None
     check_methods([*folders, *([name] if name else [])])
-    check_metrics(asked, files)
+    check_metrics(asked, files, drawn)
+    check_size(size)
     check_report(output, overwrite)
     pairing = pair_up(content, style, pairs, folders)
+    check_sets(asked, len(pairing.pairs))
     failed: list[dict[str, str]] = []
-    if settings and name:
-        from hicast.evaluation.painter import paint_pairs
-
-        painter, settings = words.open_painter(console, settings, files)
-        with console.progress("stylizing") as on_progress:
-            painted = paint_pairs(painter, pairing.pairs, settings, output / name, settings.model, failed=failed, on_progress=on_progress)
-        pairing = replace(pairing, results={name: painted, **pairing.results})
-        del painter
-    opened = open_scene(asked, files, words.named("--extractor", extractor), device or "auto", console.info)
+    if wanted and name:
+        pairing = replace(pairing, results={name: paint(console, wanted, files, pairing.pairs, output / name, failed), **pairing.results})
+    opened = open_scene(asked, files, drawn, device or "auto", console.info)
     with console.progress("measuring") as on_progress:
         done = evaluate(pairing, opened.metrics, opened.eye, size=size, batch=batch, inception=opened.inception,
                         set_metrics=opened.sets, on_progress=on_progress)  # fmt: skip
-    written = write_report(done, output, "Stylized pictures", pictures_of(done), extremes_by="qs3", overwrite=overwrite)
+    written = write_report(done, output, "Stylized pictures", pictures_of(done), overwrite=overwrite)
     failed += [entry for entry in done.failed if entry not in failed]
     words.finish(console, done, written, failed)
+
+
+def paint(console: Console, wanted: words.Wanted, weights: dict[str, Path], pairs: list[Pair], folder: Path, failed: list[dict[str, str]]) -> dict[str, Path]:
+    """Results of a model for `pairs` in `folder`, by the pair's key."""
+    from hicast.evaluation.painted import paint_pairs
+
+    painter, settings = words.open_painter(console, wanted, weights)
+    painter.check(settings)
+    console.interrupt_advice = "the same command goes on with the results that are missing"
+    with console.progress("stylizing") as on_progress:
+        return paint_pairs(painter, pairs, settings, folder, settings.model, failed=failed, on_progress=on_progress)
 
 
 def check_request(content: Path | None, style: Path | None, pairs: Path | None, folders: dict[str, Path], model: str | None) -> None:

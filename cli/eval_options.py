@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hicast.config.layers import parse_set
-from hicast.config.stylize import StylizeSettings, resolve_stylize, stylize_layers
+from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
 from hicast.errors import UsageError
 
 from .batch import check_device
@@ -70,41 +71,86 @@ def listed(words: str | None) -> list[str] | None:
     return [word.strip() for word in words.split(",") if word.strip()] if words is not None else None
 
 
-def stylize_settings(preset: str | None, set_words: list[str] | None, model: str | None, device: str | None) -> StylizeSettings:
-    """How a model is to stylize before it is judged: presets, `hicast.yaml` (section eval) and --set as everywhere."""
+def model_name(model: str) -> str:
+    """What a model is called in tables: its name, or that of its folder."""
+    path = Path(model)
+    return (path.resolve() if path.is_dir() else path).name or "model"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a model is to stylize before it is judged; `asked` are adapters that the user has named, not just a preset."""
+
+    settings: StylizeSettings
+    asked: frozenset[str]
+
+    def of(self, model: str | Path) -> Wanted:
+        """The same of another model."""
+        return replace(self, settings=self.settings.model_copy(update={"model": str(model)}))
+
+
+def wanted_look(preset: str | None, set_words: list[str] | None, model: str | None, device: str | None) -> Wanted:
+    """How a model is to stylize before it is judged: presets, `hicast.yaml` (section eval) and --set as everywhere.
+
+    Raises ModelError for a model that is not there.
+    """
     flags = {key: value for key, value in (("model", model), ("device", device)) if value is not None}
     _, layers = stylize_layers(COMMAND, preset, None, parse_set(set_words or []), flags)
-    return resolve_stylize(layers)
+    settings = resolve_stylize(layers)
+    from hicast.io.weights import resolve_model
+
+    resolve_model(settings.model)
+    return Wanted(settings, frozenset(asked_adapters(layers)))
 
 
-def open_painter(console: Console, settings: StylizeSettings, weights: dict[str, Path]) -> tuple[Painter, StylizeSettings]:
-    """The model ready to paint, and the settings with its defaults laid under."""
+def open_painter(console: Console, wanted: Wanted, weights: dict[str, Path]) -> tuple[Painter, StylizeSettings]:
+    """The model ready to paint, and the settings over its defaults, without adapters that only a preset names and it lacks."""
+    settings = wanted.settings
     check_device(settings)
-    from hicast.evaluation.painter import Painter
+    from hicast.evaluation.painter import Painter, used_adapters
     from hicast.pipeline import HiCastPipeline
 
-    pipeline = HiCastPipeline.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype)
+    more = {"adapters": settings.adapter_folders} if settings.adapter_folders else {}
+    pipeline = HiCastPipeline.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype, **more)
     console.detail(f"model {settings.model} loaded")
-    steps = settings.steps or pipeline.defaults.get("steps")
-    return Painter(pipeline, weights), settings.model_copy(update={"steps": steps})
+    below = {key: value for key, value in pipeline.defaults.items() if key not in settings.model_fields_set}
+    settings = settings.model_copy(update=below)
+    lacking = [name for name in used_adapters(settings) if name not in pipeline.adapters.names and name not in wanted.asked]
+    for name in lacking:
+        console.info(f"adapter {name} of the preset is left out: model {settings.model} has none")
+    kept = {name: use for name, use in settings.adapters.items() if name not in lacking}
+    return Painter(pipeline, weights), settings.model_copy(update={"adapters": kept})
 
 
-def finish(console: Console, done: Evaluation, written: list[Path], failed: list[dict[str, str]]) -> None:
-    """Notes and failures to the user, the table and the page's path as results; leaves with 1 where files were broken."""
-    from hicast.evaluation.tables import document, number
+def show_table(console: Console, done: Evaluation) -> None:
+    """The means of every method, for people."""
+    from hicast.evaluation.tables import number
 
+    if console.json:
+        return
+    sets = list(next(iter(done.whole.values()), {}))
+    head = ("method", *(f"{column.name} {'+' if column.higher else '-'}" for column in done.columns), *(f"{name} -" for name in sets))
+    console.info(f"net {done.net}; + higher is better, - lower is better")
+    rows = [(m, *(number(done.estimate(m, c.name).mean) for c in done.columns), *(number(done.whole[m][name]) for name in sets)) for m in done.methods]
+    console.table(head, rows)
+
+
+def finish(console: Console, done: Evaluation, written: list[Path], failed: list[dict[str, str]], more: dict[str, Any] | None = None) -> None:
+    """Notes and failures to the user, the table and the page's path as results; leaves with 1 where files were broken.
+
+    `more` joins the JSON document.
+    """
+    from hicast.evaluation.tables import document
+
+    failed = list({entry["error"]: entry for entry in failed}.values())
     for note in done.notes:
         console.info(note)
     for entry in failed:
         console.info(f"hicast: {entry['error']}")
     if failed:
-        console.info(f"{len(failed)} files could not be used")
-    if not console.json:
-        head = ("method", *(f"{column.name} {'+' if column.higher else '-'}" for column in done.columns))
-        console.info(f"net {done.net}; + higher is better, - lower is better")
-        rows = [(m, *(number(done.estimate(m, c.name).mean) for c in done.columns)) for m in done.methods]
-        console.table(head, rows)
-    console.document(document(done) | {"failed": failed, "files": [str(path) for path in written]})
+        console.info(f"{len(failed)} {'files' if len(failed) > 1 else 'file'} could not be used")
+    show_table(console, done)
+    console.document(document(done) | {"failed": failed, "files": [str(path) for path in written]} | (more or {}))
     console.result(str(written[0]))
     if failed:
         raise typer.Exit(1)

@@ -29,6 +29,7 @@ def eval_sweep(
     choose: Annotated[str, typer.Option("--choose", metavar="RULE", help="The point that becomes a preset: knee, content, style, qs3 or its number.")] = "knee",
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, show_default=False, help="Only the first pairs.")] = None,
     weights: words.Weights = None,
+    extractor: words.Extractors = None,
     size: words.CompareSize = 256,
     output: words.Output = Path("sweep"),
     overwrite: words.Overwrite = False,
@@ -41,14 +42,22 @@ def eval_sweep(
     console = options.open_console(ctx, as_json, quiet, verbose)
     if pairs is None and (content is None or style is None):
         raise UsageError("expected --content and --style, or --pairs, found neither; name the photos and the paintings")
-    files = words.named_paths("--weights", weights)
-    settings = words.stylize_settings(preset, set_words, model, device)
+    files, drawn = words.named_paths("--weights", weights), words.named("--extractor", extractor)
+    wanted = words.wanted_look(preset, set_words, model, device)
+    from hicast.evaluation.metrics import check_metrics
+    from hicast.evaluation.runner import check_size
+    from hicast.evaluation.sweep import check_choice, parse_axis, plan, run_sweep, settings_at
     from hicast.evaluation.sweep import choose as chosen_place
-    from hicast.evaluation.sweep import parse_axis, plan, run_sweep, settings_at
 
-    looks = plan([parse_axis(word) for word in sweep or []], samples, search_seed)
+    axes = [parse_axis(word) for word in sweep or []]
+    looks = plan(axes, samples, search_seed)
+    check_choice(choose, len(looks))
     for values in looks:
-        settings_at(settings, values)
+        settings_at(wanted.settings, values)
+    held = [axis.key.partition(".")[2] for axis in axes if axis.key.startswith("adapters.")]
+    names = list(dict.fromkeys([*SWEEP_METRICS, *held]))
+    check_metrics(names, files, drawn)
+    check_size(size)
     from hicast.evaluation.scene import open_scene, pair_up
     from hicast.evaluation.sweep_report import FILES, write_sweep
     from hicast.io.files import check_target
@@ -56,13 +65,13 @@ def eval_sweep(
     for name in FILES:
         check_target(output / name, overwrite)
     chosen_pairs = pair_up(content, style, pairs, {}).pairs[:limit]
-    painter, settings = words.open_painter(console, settings, files)
-    opened = open_scene(SWEEP_METRICS, files, {}, device or "auto", console.info)
+    painter, settings = words.open_painter(console, wanted, files)
+    opened = open_scene(names, files, drawn, device or "auto", console.info)
     console.interrupt_advice = "the same command goes on with the looks that are missing"
     with console.progress("looks") as on_progress:
         points = run_sweep(painter, chosen_pairs, settings, looks, opened.metrics, opened.eye, output / "points", size=size, on_progress=on_progress)
     place = chosen_place(points, choose)
-    written = write_sweep(points, place, {m.name: m.label for m in opened.metrics}, output, preset or "balanced", overwrite)
+    written = write_sweep(points, place, {m.name: m.label for m in opened.metrics}, output, settings_at(settings, points[place].values), overwrite)
     failed = sorted({reason for point in points for reason in point.failed})
     for reason in failed:
         console.info(f"hicast: {reason}")

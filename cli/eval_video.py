@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hicast.errors import InputError
+
 from . import eval_options as words
 from . import options
+from .console import Console
 from .eval_images import OURS, check_request
 
 if TYPE_CHECKING:
-    from hicast.config.stylize import StylizeSettings
-    from hicast.evaluation.painter import Painter
     from hicast.evaluation.pairing import Pair
 
 CLIP_METRICS = ["cf", "ge", "lp", "qs3", "statistics"]
@@ -46,51 +47,47 @@ def eval_video(
     """Judge stylized clips: how steady they are, how much of clip and painting is in them."""
     console = options.open_console(ctx, as_json, quiet, verbose)
     folders = ({OURS: stylized} if stylized else {}) | words.named_paths("--peers", peers)
-    files, asked = words.named_paths("--weights", weights), words.listed(metrics)
-    settings = words.stylize_settings(preset, set_words, model, device) if model else None
+    files, asked, drawn = words.named_paths("--weights", weights), words.listed(metrics), words.named("--extractor", extractor)
     check_request(content, style, pairs, folders, model)
-    from hicast.evaluation.clips import evaluate_clips
+    if flow and not flow.is_dir():
+        raise InputError(f"--flow {flow}: expected a folder with a folder of .flo files for each clip, found none; check the path")
+    wanted = words.wanted_look(preset, set_words, model, device) if model else None
+    from hicast.evaluation.clips import check_clip_metrics, evaluate_clips
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.report import check_report, write_report
-    from hicast.evaluation.runner import check_methods
+    from hicast.evaluation.runner import check_methods, check_size
     from hicast.evaluation.scene import open_scene, pair_up
     from hicast.io.files import VIDEOS
 
-    name = Path(model).name if model else None
+    name = words.model_name(model) if model else None
     check_methods([*folders, *([name] if name else [])])
-    check_metrics(asked, files)
+    check_metrics(asked, files, drawn)
+    check_clip_metrics(asked)
+    check_size(size)
     check_report(output, overwrite)
     pairing = pair_up(content, style, pairs, folders, VIDEOS)
     failed: list[dict[str, str]] = []
-    if settings and name:
-        painter, settings = words.open_painter(console, settings, files)
-        pairing = replace(pairing, results={name: {}, **pairing.results})
-        with console.progress("stylizing") as on_progress:
-            for at, pair in enumerate(pairing.pairs):
-                painted = paint(painter, pair, settings, output / name, failed)
-                pairing.results[name].update({pair.key: painted} if painted else {})
-                on_progress(at + 1, len(pairing.pairs))
-        del painter
-    opened = open_scene(asked if asked is not None else CLIP_METRICS, files, words.named("--extractor", extractor), device or "auto", console.info)
+    if wanted and name:
+        pairing = replace(pairing, results={name: paint(console, wanted, files, pairing.pairs, output / name, failed), **pairing.results})
+    opened = open_scene(asked if asked is not None else CLIP_METRICS, files, drawn, device or "auto", console.info)
     with console.progress("measuring") as on_progress:
         result = evaluate_clips(pairing, opened.metrics, opened.eye, size=size, flow=flow, gap=gap, on_progress=on_progress)
-    written = write_report(
-        result.done, output, "Stylized clips", lambda method, pair: result.stills.get(method, {}).get(pair.key), extremes_by="excess-short",
-        series=result.series, overwrite=overwrite,
-    )  # fmt: skip
-    failed += result.done.failed
-    words.finish(console, result.done, written, failed)
+    written = write_report(result.done, output, "Stylized clips", result.still, series=result.series, overwrite=overwrite)
+    words.finish(console, result.done, written, failed + result.done.failed)
 
 
-def paint(painter: Painter, pair: Pair, settings: StylizeSettings, folder: Path, failed: list[dict[str, str]]) -> Path | None:
-    """The clip of `pair` as KEY.mkv in `folder`, without loss; None where it is broken."""
-    from hicast.errors import InputError
-    from hicast.evaluation.clips import read_clip
-    from hicast.io.clip_write import write_frames
+def paint(console: Console, wanted: words.Wanted, weights: dict[str, Path], pairs: list[Pair], folder: Path, failed: list[dict[str, str]]) -> dict[str, Path]:
+    """Clips of a model for `pairs` in `folder`, by the pair's key."""
+    from hicast.evaluation.painted import paint_clip
+    from hicast.io.model_places import clip_model
 
-    try:
-        frames = read_clip(pair.content, 10**6)
-        return write_frames(painter.clip(frames, pair.style, settings), folder / f"{pair.key}.mkv")
-    except InputError as error:
-        failed.append({"file": str(pair.content), "error": str(error)})
-        return None
+    model = wanted.settings.model
+    painter, settings = words.open_painter(console, wanted.of(clip_model(model)), weights)
+    painter.check(settings)
+    console.interrupt_advice = "the same command goes on with the clips that are missing"
+    found: dict[str, Path] = {}
+    with console.progress("stylizing") as on_progress:
+        for at, pair in enumerate(pairs):
+            found |= paint_clip(painter, pair, settings, folder, model, failed=failed)
+            on_progress(at + 1, len(pairs))
+    return found

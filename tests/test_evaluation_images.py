@@ -126,7 +126,7 @@ def test_bad_pictures_are_counted_and_sizes_told(scene, capsys):
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found["methods"]["stylized"]["pairs"] == 2 and found["methods"]["content"]["pairs"] == 3
-    assert [entry["file"] for entry in found["failed"]] == ["ours/001.png"] and "1 files could not be used" in err
+    assert [entry["file"] for entry in found["failed"]] == ["ours/001.png"] and "1 file could not be used" in err
     assert found["notes"] == ["stylized: 1 of 2 results have another size than their photo; all are compared at 48 x 48"]
     (scene / "content" / "a.png").write_bytes(b"no picture")
     assert main.run([*words, "--overwrite"]) == 1
@@ -145,13 +145,18 @@ def test_bad_pictures_are_counted_and_sizes_told(scene, capsys):
         (["--peers", "ours", "--pairs", "pairs.csv"], "expected NAME=VALUE, found ours"),
         (["--stylized", "ours", "--pairs", "pairs.csv", "--size", "8"], "--size: expected 32 or more, found 8"),
         (["--stylized", "ours", "--pairs", "pairs.csv", "--metrics", "fid"], "--metrics fid: expected its weights, found none"),
+        (["--stylized", "ours", "--pairs", "pairs.csv", "--metrics", ","], "--metrics: expected names of metrics apart by commas, found none"),
+        (["--stylized", "ours", "--pairs", "pairs.csv", "--weights", "vgg=x"], "--weights vgg: expected what weights are for, found vgg; did you mean vgg19?"),
+        (["--stylized", "ours", "--pairs", "pairs.csv", "--extractor", "color=x"], "--extractor color: expected the name of a control, found color"),
+        (["--model", "compact", "--pairs", "pairs.csv", "--metrics", "fid", "--weights", "inception=x"], "fid: expected 2048 pairs or more, found 3"),
+        (["--model", "none", "--pairs", "pairs.csv"], "model: expected compact or a folder, found 'none', which is neither"),
     ],
 )
 def test_bad_requests_are_one_line(scene, capsys, words, message):
     (scene / "empty").mkdir()
     assert main.run(["eval", "images", *words]) in (1, 2)
     err = capsys.readouterr().err
-    assert message in " ".join(err.split()) and "Traceback" not in err
+    assert message in " ".join(err.split()) and "Traceback" not in err and not (scene / "evaluation").exists()
 
 
 def test_the_page_is_one_file(scene, capsys):

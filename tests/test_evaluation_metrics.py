@@ -205,7 +205,7 @@ def test_vgg19_is_torchvisions(tmp_path):
     with pytest.raises(ModelError, match="expected torchvision's 'features.0.weight' and its bias, found neither"):
         Vgg19({})
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match="expected bare weights in .*bad.pth"):
+    with pytest.raises(ModelError, match=r"expected bare weights \(safetensors, .pth or .pt\), found something else in .*bad.pth; save them as safetensors"):
         load_tensors(tmp_path / "bad.pth")
 
 

@@ -1,7 +1,8 @@
-"""Models judged: sweeps, ablations and benches on a tiny random model with an adapter, and studies with made-up raters."""
+"""Models judged: sweeps, ablations and benches on a tiny random model with an adapter and temporal layers."""
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +12,18 @@ from diffusers import T2IAdapter
 from PIL import Image
 
 from hicast.cli import main
+from hicast.config.adapters import AdapterUse
 from hicast.config.stylize import StylizeSettings, load_style_preset
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
-from hicast.errors import InputError, SettingsError, UsageError
-from hicast.evaluation import ablation, bench, study, sweep
-from hicast.evaluation.pairing import Pair, Pairing
-from hicast.evaluation.summary import Estimate
+from hicast.errors import SettingsError, UsageError
+from hicast.evaluation import ablation, bench, sweep, sweep_report
+from hicast.evaluation.clips import read_clip
+from hicast.evaluation.painted import paint_clip, paint_pairs
+from hicast.evaluation.painter import Painter
+from hicast.evaluation.pairing import Pair
 from hicast.io.clip_write import write_frames
+from hicast.io.images import load_picture
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.temporal import TemporalLayers
 from hicast.models.unet import ContentProjection, build_unet
@@ -102,7 +107,7 @@ def test_sweep_goes_on_and_leaves_a_preset(scene, model, capsys):
     stamps = [path.stat().st_mtime_ns for path in files]
     assert len(files) == 4 and (scene / "out" / "sweep.html").read_text().count("<svg") == 7
     preset = yaml.safe_load((scene / "out" / "preset.yaml").read_text())
-    assert (preset["base"], preset["style_scale"], preset["adapters"]) == ("balanced", 1.5, {"edge": 1.0})
+    assert {**preset, "description": ""} == {"description": "", "style_scale": 1.5, "content_scale": 1.0, "adapters": {"edge": 1.0}, "steps": 1}
     assert load_style_preset(str(scene / "out" / "preset.yaml"))["style_scale"] == 1.5
     assert main.run([*words, "--sweep", "adapters.edge=0,1,0.5", "--overwrite", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
@@ -110,6 +115,44 @@ def test_sweep_goes_on_and_leaves_a_preset(scene, model, capsys):
     assert [path.stat().st_mtime_ns for path in files] == stamps
     assert main.run([*words, "--sweep", "adapters.depth=1", "-o", "other"]) == 2
     assert "adapters: expected some of edge, which the model has, found depth" in capsys.readouterr().err
+
+
+def test_a_sweep_of_a_preset_file_measures_the_look_it_leaves(scene, model, capsys):
+    (scene / "mine.yaml").write_text("base: bold\nsize: 40\nadapters: {edge: 0.5}\n")
+    words = ["eval", "sweep", "--pairs", "pairs.csv", "--limit", "1", "--model", str(model), "--size", "48", "-o", "out", "--preset", "mine.yaml",
+             "--set", "steps=2", "--sweep", "content_scale=1,1.2", "--choose", "1"]  # fmt: skip
+    assert main.run(words) == 0
+    left = load_style_preset(str(scene / "out" / "preset.yaml"))
+    kept = {key: left[key] for key in ("style_scale", "content_scale", "adapters", "size", "steps")}
+    assert kept == {"style_scale": 1.5, "content_scale": 1.2, "adapters": {"edge": 0.5}, "size": 40, "steps": 2}
+    point = json.loads((scene / "out" / "sweep.json").read_text())["points"][1]
+    capsys.readouterr()
+    assert main.run(["eval", "images", "--pairs", "pairs.csv", "--model", str(model), "--size", "48", "-o", "again", "--metrics", "cf",
+                     "--preset", "out/preset.yaml", "--json"]) == 0  # fmt: skip
+    again = json.loads(capsys.readouterr().out)
+    assert again["pairs"][0]["scores"]["tiny"]["cf"] == pytest.approx(point["means"]["cf"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--sweep", "steps=1", "--sweep", "steps=2"], "--sweep steps: expected each setting once, found it twice; list all its values in one"),
+        (["--sweep", "steps=1,2", "--choose", "2"], "--choose: expected knee, content, style, qs3 or a number below 2, found 2"),
+        (["--sweep", "steps=1", "--size", "16"], "--size: expected 32 or more, found 16; raise it"),
+        (["--sweep", "adapters.depth=0,1"], "adapters: expected some of edge, which the model has, found depth"),
+        (["--sweep", "steps=1", "--model", "none"], "model: expected compact or a folder, found 'none', which is neither"),
+    ],
+)
+def test_bad_sweeps_are_told_before_anything_is_painted(scene, model, capsys, words, message):
+    assert main.run(["eval", "sweep", "--pairs", "pairs.csv", "--model", str(model), "-o", "out", *words]) in (1, 2)
+    assert message in " ".join(capsys.readouterr().err.split()) and not (scene / "out").exists()
+
+
+def test_heat_maps_of_every_two_settings():
+    points = [sweep.Point({"a": x, "b": y, "c": z}, {"cf": x, "ge": y, "lp": z}) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    page = sweep_report.sweep_page(points, 0, {"cf": "CF"})
+    assert page.count("<svg") == 1 + 3  # the front, and a with b, a with c, b with c
+    assert ">0.5</text>" in sweep_report.heat(points, "b", "c", "cf", "CF")  # a mean over a
 
 
 def test_variants_of_a_look():
@@ -134,7 +177,59 @@ def test_ablation_from_end_to_end(scene, model, capsys):
     assert found["methods"]["image model"] == found["methods"]["same: image model"] == found["methods"]["without style scale"]
     assert found["methods"]["image model"]["cf"] != found["methods"]["+ edge"]["cf"]
     clips = json.loads((scene / "out" / "clips" / "report.json").read_text())
-    assert list(clips["methods"]) == ["content", "style", "color", "per frame", "temporal layers"]
+    assert list(clips["methods"]) == ["content", "style", "color", "per frame", "temporal layers", "same: per frame", "same: temporal layers"]
+    assert found["clips"]["methods"] == clips["methods"] and clips["methods"]["per frame"] == clips["methods"]["same: per frame"]
+    painted = [*(scene / "out" / "clips" / "per-frame").glob("*.mkv"), scene / "out" / "edge" / "000.png"]
+    stamps = [path.stat().st_mtime_ns for path in painted]
+    (scene / "pairs.csv").write_text("content,style\na.png,warm-red.png\nb.png,cold-blue.png\ngone.png,cold-blue.png\n")
+    assert main.run([*words, "--overwrite"]) == 1
+    out, err = capsys.readouterr()
+    assert len(painted) == 2 and [path.stat().st_mtime_ns for path in painted] == stamps
+    assert err.count("content/gone.png: expected a picture, found no such file") == 1 and "1 file could not be used" in err
+    few = ["eval", "ablation", "--pairs", "pairs.csv", "--model", str(model), "--metrics", "fid", "--weights", "inception=none", "-o", "few"]
+    assert main.run(few) == 2 and not (scene / "few").exists()
+    assert "fid: expected 2048 pairs or more, found 3, with which it means nothing" in capsys.readouterr().err
+
+
+def test_all_of_a_look_counts(scene, model):
+    pipeline = HiCastPipeline.from_pretrained(model, "cpu", "float32")
+    pair, plain = Pair("000", scene / "content/a.png", scene / "style/warm-red.png"), StylizeSettings(model=str(model), size=64)
+    first = Painter(pipeline).image(pair, plain)
+    for more in ({"preserve_color": True}, {"content_scale": 1.5}, {"adapters": {"edge": 1.0}}, {"seed": 1}, {"size": 32}):
+        assert not np.array_equal(Painter(pipeline).image(pair, plain.model_copy(update=more)), first), more
+    small = Painter(pipeline).image(pair, plain.model_copy(update={"size": 32, "keep_size": True}))
+    assert small.shape == (32, 32, 3)
+    with pytest.raises(UsageError, match="keep_outside: expected none where many pairs are judged, found True; leave it out"):
+        Painter(pipeline).check(plain.model_copy(update={"keep_outside": True}))
+
+
+def test_clips_are_painted_with_adapters_and_found_again(scene, model):
+    painter = Painter(HiCastPipeline.from_pretrained(model, "cpu", "float32"))
+    pair, plain = Pair("a", scene / "clips/a.mkv", scene / "style/warm-red.png"), StylizeSettings(model=str(model), size=64)
+    with_edge = plain.model_copy(update={"adapters": {"edge": AdapterUse(1.0)}})
+    path = paint_clip(painter, pair, plain, scene / "out", str(model))["a"]
+    first, stamp = read_clip(path, 64), path.stat().st_mtime_ns
+    assert paint_clip(painter, pair, plain, scene / "out", str(model)) == {"a": path} and path.stat().st_mtime_ns == stamp
+    paint_clip(painter, pair, with_edge, scene / "out", str(model))
+    assert not np.array_equal(read_clip(path, 64), first)
+    with ablation.nullified(painter):
+        paint_clip(painter, pair, with_edge, scene / "out", str(model))
+    assert json.loads((scene / "out" / "a.json").read_text())["temporal"] is False
+    failed: list = []
+    gone = Pair("b", scene / "clips/b.mkv", pair.style)
+    assert paint_clip(painter, gone, plain, scene / "out", str(model), failed=failed) == {} and failed[0]["file"].endswith("b.mkv")
+
+
+def test_a_photo_that_changed_is_painted_anew(scene, model):
+    painter, settings = Painter(HiCastPipeline.from_pretrained(model, "cpu", "float32")), StylizeSettings(model=str(model), size=32)
+    pair = Pair("000", scene / "content/a.png", scene / "style/warm-red.png")
+    first = load_picture(paint_pairs(painter, [pair], settings, scene / "out", str(model))["000"]).pixels
+    Image.fromarray(255 - np.asarray(Image.open(pair.content))).save(pair.content)
+    again = paint_pairs(Painter(painter.pipeline), [pair], settings, scene / "out", str(model))["000"]
+    assert not np.array_equal(load_picture(again).pixels, first)
+    again.write_bytes(b"half a file")
+    paint_pairs(painter, [pair], settings, scene / "out", str(model))
+    assert load_picture(again).pixels.shape == (64, 64, 3)
 
 
 def test_a_model_is_judged_from_end_to_end(scene, model, capsys):
@@ -153,15 +248,19 @@ def test_a_model_is_judged_from_end_to_end(scene, model, capsys):
 
 
 def test_bench_counts_rounds_and_compares(scene, model, capsys):
-    words = ["bench", "--model", str(model), "--sizes", "32,64", "--steps", "1,2", "--repeats", "1", "--frames", "2", "--device", "cpu"]
-    assert main.run([*words, "-o", "first.json", "--json"]) == 0
+    words = ["bench", "--model", str(model), "--repeats", "1", "--warm-up", "0", "--frames", "2", "--device", "cpu"]
+    assert main.run([*words, "--sizes", "32,40", "--steps", "1,2", "-o", "first.json", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
     parts = ["base", "adapter edge", bench.CLIP, bench.TEMPORAL]
-    assert [(row["part"], row["size"], row["steps"]) for row in first["cases"]] == [(p, s, n) for s in (32, 64) for n in (1, 2) for p in parts]
+    assert [(row["part"], row["size"], row["steps"]) for row in first["cases"]] == [(p, s, n) for s in (32, 40) for n in (1, 2) for p in parts]
     base = [row for row in first["cases"] if row["part"] == "base"]
     assert all(row["ratio"] == 1 and row["seconds"] > 0 and (row["memory_mib"] or 1) > 0 for row in base)
-    assert main.run([*words, "--compare", "first.json"]) == 0
-    assert "before" in capsys.readouterr().out
+    weights = {row["part"]: row["weights_mib"] for row in first["cases"]}
+    assert weights["adapter edge"] > weights["base"] == weights[bench.CLIP] < weights[bench.TEMPORAL]
+    (scene / "first.json").write_text(json.dumps(first | {"threads": first["threads"] + 1}))
+    assert main.run([*words, "--sizes", "32", "--compare", "first.json"]) == 0
+    out, err = capsys.readouterr()
+    assert "before" in out and f"threads was {first['threads'] + 1}, now {first['threads']}" in err
     (scene / "bad.json").write_text("{}")
     assert main.run([*words, "--compare", "bad.json"]) == 1
     assert main.run([*words, "--adapters", "depth"]) == 2
@@ -174,47 +273,26 @@ def test_bench_takes_turns_and_compares_by_case():
     wanted = [bench.Case(name, 8, 1, lambda name=name: order.append(name)) for name in ("base", "b")]
     rows = bench.measure(wanted, "cpu", warm_up=1, repeats=2)
     assert order[:6] == ["base", "b", "b", "base", "base", "b"] and rows[0]["ratio"] == 1
-    earlier = {"cases": [{"part": "b", "size": 8, "steps": 1, "seconds": rows[1]["seconds"] / 2}]}
-    assert [row["change"] for row in bench.compare(rows, earlier)] == [None, pytest.approx(2)]
+    earlier = {"cases": [{"part": "b", "size": 8, "steps": 1, "seconds": rows[1]["seconds"] / 2, "working_mib": 4.0}]}
+    rows[1]["working_mib"] = 6.0
+    found = bench.compare(rows, earlier)
+    assert [row["change"] for row in found] == [None, pytest.approx(2)] and [row["memory_change"] for row in found] == [None, 1.5]
+    assert bench.differences({"device": "cpu", "threads": 2}, {"device": "cuda", "threads": 2}) == ["device was cuda, now cpu"]
 
 
-def made_study(scene) -> tuple[dict, str]:
-    pairs = [Pair("000", scene / "content/a.png", scene / "style/warm-red.png"), Pair("001", scene / "content/b.png", scene / "style/cold-blue.png")]
-    results = {name: {"000": scene / f"{first}.png", "001": scene / f"{second}.png"}
-               for name, first, second in (("ours", "content/a", "content/b"), ("secret", "style/warm-red", "style/cold-blue"))}  # fmt: skip
-    page, key = study.write_study(Pairing(pairs, results), scene / "study")
-    return json.loads(key.read_text()), page.read_text()
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory of a process is told by Linux alone")
+def test_memory_is_that_of_the_run():
+    small, large = (bench.peak_memory(lambda count=count: np.ones(count * 2**20, np.uint8).sum(), "cpu") for count in (1, 200))
+    assert 190 < large[1] < 260 and small[1] < 60 and large[0] > large[1]
 
 
-def test_a_study_hides_methods(scene):
-    key, page = made_study(scene)
-    assert len(key["items"]) == 4 and all(name in page for name in key["items"])
-    assert "secret" not in page and "warm-red" not in page and not re.findall(r'(?:src|href)="(?!data:)', page)
-    shown = json.loads(re.search(r"const STUDY=(\{.*?\});const|const STUDY=(\{.*?\});\n", page)[0].removeprefix("const STUDY=").rstrip(";\n"))
-    assert [item["id"] for item in shown["items"]] == sorted(key["items"]) and len(shown["images"]) == 4
+@pytest.mark.gpu
+def test_memory_on_a_gpu_is_what_is_allocated():
+    peak, run = bench.peak_memory(lambda: torch.ones(64 * 2**20, dtype=torch.uint8, device="cuda").sum(), "cuda")
+    assert peak >= run and 64 <= run < 80
 
 
-def test_ratings_are_summed_up(scene, capsys):
-    key, _ = made_study(scene)
-    (scene / "back").mkdir()
-    for rater, (ours, secret) in {"x": (4, 2), "y": (5, 1)}.items():
-        ratings = {name: ours if item["method"] == "ours" else secret for name, item in key["items"].items()}
-        (scene / "back" / f"{rater}.json").write_text(json.dumps({"study": key["study"], "rater": rater, "ratings": ratings}))
-    assert main.run(["eval", "study", "--results", "back", "-o", "study", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["methods"]["ours"] == {"mean": 4.5, "low": 4, "high": 5, "ratings": 4} and found["raters"] == 2
-    assert found["agreement"] == pytest.approx(study.agreement(np.array([[4, 4, 2, 2], [5, 5, 1, 1]], float)))
-    (scene / "back" / "z.json").write_text(json.dumps({"study": "other", "rater": "z", "ratings": {}}))
-    with pytest.raises(InputError, match=f"expected ratings of study {key['study']}, found other"):
-        study.read_ratings(sorted((scene / "back").iterdir()), scene / "study" / "key.json")
-
-
-def test_agreement_by_hand():
-    values = np.array([[1, 2, 3, np.nan], [1, 2, 4, 5]], float)
-    within = (2 * 1) / 6  # one pair of raters differs by 1, counted both ways, over the six ratings that have a partner
-    numbers = [1, 1, 2, 2, 3, 4]
-    between = sum((a - b) ** 2 for a in numbers for b in numbers) / (6 * 5)
-    assert study.agreement(values) == pytest.approx(1 - within / between)
-    assert study.agreement(np.array([[1, 2, 3.0]] * 3)) == 1 and np.isnan(study.agreement(np.array([[1, np.nan]])))
-    ratings = study.Ratings(np.array([[[1, 5]], [[1, 5]]], float), ["x", "y"], ["m"], ["p", "q"])
-    assert study.mean_ratings(ratings)["m"] == Estimate(3.0, 1.0, 5.0, 4)
+def test_a_study_of_a_model_stylizes_first(scene, model):
+    assert main.run(["eval", "study", "--pairs", "pairs.csv", "--model", str(model), "--limit", "1", "-o", "study"]) == 0
+    assert [item["method"] for item in json.loads((scene / "study" / "key.json").read_text())["items"].values()] == ["tiny"]
+    assert (scene / "study" / "tiny" / "000.png").is_file()

@@ -91,8 +91,8 @@ def test_clips_from_end_to_end(scene, capsys):
     assert abs(means["stylized"]["excess-short"]) < 0.05 < means["flicker"]["excess-short"]
     assert means["flicker"]["raw-short"] >= means["flicker"]["short"] > 0.1
     page = (scene / "out" / "report.html").read_text()
-    assert "Warping error over time" in page and not re.findall(r'(?:src|href)="(?!data:)', page)
-    assert len(json.loads((scene / "out" / "report.json").read_text())["series"]["flicker"]) == 4
+    assert "Warping error over time: a" in page and "Warping error over time: b" in page and not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert len(json.loads((scene / "out" / "report.json").read_text())["series"]["a"]["flicker"]) == 4
 
 
 def test_bad_clips_are_counted(scene, capsys):
@@ -102,3 +102,43 @@ def test_bad_clips_are_counted(scene, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["methods"]["stylized"]["short"] is None and found["methods"]["flicker"]["pairs"] == 2
     assert "expected 5 frames like b.mkv, found 4; give the whole clip" in found["failed"][1]["error"]
+
+
+def test_true_flow_is_taken_from_a_folder(scene, capsys):
+    still = np.zeros((48, 48, 2), np.float32)
+    still[..., 0] = -2
+    for name in "ab":
+        (scene / "flow" / name).mkdir(parents=True)
+        for at in range(4):
+            write_flow(scene / "flow" / name / f"{at:04d}.flo", still)
+    assert main.run([*WORDS, "--stylized", "steady", "--flow", "flow", "-o", "out", "--json", "--metrics", "cf"]) == 0
+    means = json.loads(capsys.readouterr().out)["methods"]
+    assert means["content"]["short"] == pytest.approx(0, abs=1e-6) and means["stylized"]["short"] == pytest.approx(0, abs=1e-6)
+    assert means["flicker"]["short"] > 0.1
+    (scene / "flow" / "b" / "0003.flo").unlink()
+    assert main.run([*WORDS, "--stylized", "steady", "--flow", "flow", "-o", "out", "--json", "--metrics", "cf", "--overwrite"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["methods"]["stylized"]["pairs"] == 1 and "expected 4 .flo files for 5 frames, found 3" in found["failed"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--flow", "none"], "--flow none: expected a folder with a folder of .flo files for each clip, found none; check the path"),
+        (["--metrics", "artfid", "--weights", "inception=x", "--weights", "lpips=y"], "--metrics artfid: expected metrics of single pictures for clips"),
+        (["--size", "8"], "--size: expected 32 or more, found 8; raise it"),
+        (["--metrics", ","], "--metrics: expected names of metrics apart by commas, found none"),
+    ],
+)
+def test_bad_requests_are_one_line(scene, capsys, words, message):
+    assert main.run([*WORDS, "--stylized", "steady", "-o", "out", *words]) in (1, 2)
+    assert message in " ".join(capsys.readouterr().err.split()) and not (scene / "out").exists()
+
+
+def test_sizes_are_told_and_frames_too_small_for_flow_are_refused(scene, capsys):
+    write_frames([frame[:40, :40] for frame in panning()], scene / "steady" / "a.mkv")
+    assert main.run([*WORDS, "--stylized", "steady", "-o", "out", "--json", "--metrics", "cf"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"][0].startswith("stylized: 1 of 2 results have another size than their clip; all are compared at")
+    write_frames([frame[:8] for frame in panning()], scene / "flat.mkv")
+    with pytest.raises(InputError, match="flat.mkv: expected frames of 12 pixels a side or more, found 48 x 8; take a larger clip"):
+        read_clip(scene / "flat.mkv", 48)

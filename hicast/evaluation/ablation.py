@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hicast.config.problems import validate
 from hicast.config.stylize import StylizeSettings
-from hicast.errors import InputError
-from hicast.evaluation.clips import read_clip
+from hicast.evaluation.painted import Failed, OnProgress, paint_clip, paint_pairs
+from hicast.evaluation.painter import Painter
 from hicast.evaluation.pairing import Pair
-from hicast.evaluation.painter import Painter, paint_pairs
-from hicast.io.clip_write import write_frames
 
 ALONE, ALL, WITHOUT_SCALE = "image model", "all adapters", "without style scale"
 TEMPORAL, PER_FRAME = "temporal layers", "per frame"
 
-OnProgress = Callable[[int, int], None]
+
+@dataclass
+class Work:
+    """What has been painted, by variant and key, and what could not be."""
+
+    failed: Failed
+    pictures: dict[str, dict[str, Path]]
+    clips: dict[str, dict[str, Path]]
 
 
 def variants(settings: StylizeSettings, adapters: Sequence[str], weight: float = 1.0) -> dict[str, StylizeSettings]:
@@ -48,7 +53,7 @@ def _with(settings: StylizeSettings, **values: Any) -> StylizeSettings:
 
 def paint_variants(
     painter: Painter, pairs: Sequence[Pair], looks: Mapping[str, StylizeSettings], folder: Path, model: str, prefix: str = "", *,
-    failed: list[dict[str, str]] | None = None, on_progress: OnProgress = lambda done, total: None,
+    failed: Failed | None = None, on_progress: OnProgress = lambda done, total: None,
 ) -> dict[str, dict[str, Path]]:
     """Results by variant and key, each variant in a folder of its own; those that are there already are not made again."""
     found = {}
@@ -59,20 +64,17 @@ def paint_variants(
     return found
 
 
-def paint_clips(painter: Painter, pairs: Sequence[Pair], settings: StylizeSettings, folder: Path, *, failed: list[dict[str, str]] | None = None,
-                on_progress: OnProgress = lambda done, total: None) -> dict[str, dict[str, Path]]:
-    """Clips of `pairs` painted frame by frame, and where the model has them with its temporal layers, by variant and key."""
+def paint_clips(painter: Painter, pairs: Sequence[Pair], settings: StylizeSettings, folder: Path, model: str, prefix: str = "", *,
+                failed: Failed | None = None, on_progress: OnProgress = lambda done, total: None) -> dict[str, dict[str, Path]]:
+    """Clips of `pairs` painted frame by frame, and where the model has them with its temporal layers, by variant and key.
+
+    Those that are there already are not made again.
+    """
     names = [PER_FRAME, *([TEMPORAL] if painter.pipeline.temporal is not None else [])]
-    found: dict[str, dict[str, Path]] = {name: {} for name in names}
+    found: dict[str, dict[str, Path]] = {prefix + name: {} for name in names}
     for at, (name, pair) in enumerate((name, pair) for name in names for pair in pairs):
-        path = folder / slug(name) / f"{pair.key}.mkv"
-        try:
-            with nullified(painter, name == PER_FRAME):
-                frames = painter.clip(read_clip(pair.content, 10**6), pair.style, settings)
-            found[name][pair.key] = write_frames(frames, path)
-        except InputError as error:
-            if failed is not None:
-                failed.append({"file": str(pair.content), "error": str(error)})
+        with nullified(painter, name == PER_FRAME):
+            found[prefix + name] |= paint_clip(painter, pair, settings, folder / slug(prefix + name), model, failed=failed)
         on_progress(at + 1, len(names) * len(pairs))
     return found
 

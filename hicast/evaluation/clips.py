@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from hicast.errors import InputError
+from hicast.errors import InputError, UsageError
 from hicast.evaluation.anchors import ANCHORS, recolored
 from hicast.evaluation.eye import Eye
 from hicast.evaluation.ground_flow import known_motion
-from hicast.evaluation.metrics import Metric
+from hicast.evaluation.metrics import SET_METRICS, Metric
 from hicast.evaluation.pairing import Pair, Pairing
-from hicast.evaluation.runner import Column, Evaluation
+from hicast.evaluation.runner import Column, Evaluation, check_size
 from hicast.evaluation.sight import Sight, look_at, squared
 from hicast.evaluation.style import statistics_of
 from hicast.evaluation.temporal import GAP, SourceMotion
@@ -31,22 +31,40 @@ CLIP_COLUMNS = tuple(
 )  # fmt: skip
 """Figures of time: per visible pixel, over all pixels (raw), over the clip's own gradient, and that less the source's own."""
 
+LEAST_SIDE = 12
+"""Pixels a side that optical flow needs."""
+
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass
 class ClipEvaluation:
-    """Figures as for pictures, `series` of the short warping error over time, and `stills`: the middle frames by method and key."""
+    """Figures as for pictures, `series` of the short warping error over time by pair and method, and `stills`: the middle frames
+    by method and pair.
+    """
 
     done: Evaluation
-    series: dict[str, list[float]]
+    series: dict[str, dict[str, list[float]]]
     stills: dict[str, dict[str, np.ndarray]]
+    resized: dict[str, list[int]] = field(default_factory=dict)
+    """By method, how many results have another size than their clip, and of how many."""
+
+    def still(self, method: str, pair: Pair) -> np.ndarray | None:
+        """The middle frame of a method's clip for a pair; None where there is none."""
+        return self.stills.get(method, {}).get(pair.key)
+
+
+def check_clip_metrics(names: Sequence[str] | None) -> None:
+    """Raise UsageError for metrics of whole sets of pictures among `names`."""
+    for name in names or ():
+        if name in SET_METRICS:
+            raise UsageError(f"--metrics {name}: expected metrics of single pictures for clips, found one of whole sets; leave {name} out")
 
 
 def read_clip(path: Path, short_side: int, size: tuple[int, int] | None = None) -> list[np.ndarray]:
     """All frames, uint8 (height, width, 3), of `size` (height, width), else at most `short_side` pixels on the short side.
 
-    Raises InputError for what is no video.
+    Raises InputError for what is no video, and for frames too small to follow motion in.
     """
     import cv2
 
@@ -65,7 +83,18 @@ def read_clip(path: Path, short_side: int, size: tuple[int, int] | None = None) 
         frames.append(np.ascontiguousarray(pixels))
     if not frames:
         raise InputError(f"{path}: expected a video, found no frame in it; get it again")
+    if min(frames[0].shape[:2]) < LEAST_SIDE:
+        found = f"{frames[0].shape[1]} x {frames[0].shape[0]}"
+        raise InputError(f"{path}: expected frames of {LEAST_SIDE} pixels a side or more, found {found}; take a larger clip")
     return frames
+
+
+def frame_size(path: Path) -> tuple[int, int]:
+    """Height and width of a clip's frames as they are shown; raises InputError for what is no video."""
+    from hicast.io.video_read import VideoReader
+
+    info = VideoReader(path).info
+    return info.height, info.width
 
 
 def evaluate_clips(
@@ -78,6 +107,7 @@ def evaluate_clips(
     `flow` is a folder with a folder of `.flo` files for each source, by its stem. Broken clips, and those of another length than
     their source, are kept in `failed`. Raises InputError where nothing is left.
     """
+    check_size(size)
     columns = [*CLIP_COLUMNS, *(Column(m.name, m.label, m.higher, m.aspect) for m in metrics)]
     methods, count = [*ANCHORS, *pairing.results], len(pairing.pairs)
     scores = {method: {column.name: [float("nan")] * count for column in columns} for method in methods}
@@ -89,6 +119,8 @@ def evaluate_clips(
         except InputError as error:
             done.failed.append({"file": str(pair.content), "error": str(error)})
         on_progress(at + 1, count)
+    done.notes += [f"{method}: {odd} of {of} results have another size than their clip; all are compared at that of the clip, at most {size} pixels on the short side"
+                   for method, (odd, of) in result.resized.items() if odd]  # fmt: skip
     if len(done.failed) and not any(result.stills.values()):
         raise InputError(f"pairs: expected at least one whose clip and painting can be read, found none: {done.failed[0]['error']}")
     return result
@@ -111,8 +143,7 @@ def _judge_pair(result: ClipEvaluation, at: int, pair: Pair, metrics: Sequence[M
         for name, value in row.items():
             result.done.scores[method][name][at] = value
         result.stills[method][pair.key] = clip[places[1]]
-        if at == 0:
-            result.series[method] = motion.over_time(clip)
+        result.series.setdefault(pair.label, {})[method] = motion.over_time(clip)
 
 
 def _clips(result: ClipEvaluation, pair: Pair, source: list[np.ndarray], painting: np.ndarray) -> Iterable[tuple[str, list[np.ndarray]]]:
@@ -134,6 +165,9 @@ def _clips(result: ClipEvaluation, pair: Pair, source: list[np.ndarray], paintin
         except InputError as error:
             result.done.failed.append({"file": str(files[pair.key]), "error": str(error)})
             continue
+        counts = result.resized.setdefault(method, [0, 0])
+        counts[0] += frame_size(files[pair.key]) != frame_size(pair.content)
+        counts[1] += 1
         yield method, clip
 
 
@@ -153,6 +187,8 @@ def looks(frames: int) -> list[int]:
 
 
 def drift(sights: Sequence[Sight]) -> float:
-    """How far style statistics move from the first of `sights` to the last, a mean over taps relative to the first; 0 is steady."""
+    """How far style statistics move from the first of `sights` to the last: mean over taps of |s_last - s_first| / |s_first|; 0 is
+    steady.
+    """
     pairs = zip(statistics_of(sights[0]), statistics_of(sights[-1]), strict=True)
     return float(np.mean([((last - first).norm() / first.norm().clamp_min(1e-6)).item() for first, last in pairs]))

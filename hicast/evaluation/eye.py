@@ -107,8 +107,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_safetensors(path)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"weights: expected bare weights in {path}, found: {reason}; save them as safetensors") from error
+    except OSError as error:
+        raise ModelError(f"weights: expected a file of weights, found: {error.strerror or error} at {path}; check the path") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"weights: expected bare weights (safetensors, .pth or .pt), found something else in {path}; save them as safetensors") from error
     stored = stored.get("state_dict", stored) if isinstance(stored, Mapping) else {}
     return {key: tensor for key, tensor in stored.items() if isinstance(tensor, Tensor)}

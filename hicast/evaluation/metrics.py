@@ -26,6 +26,9 @@ PARTS_OF_QS3 = ("cf", "ge", "lp")
 SET_METRICS = ("fid", "artfid")
 """Metrics of all results of a method together."""
 
+NETS = ("vgg19", "lpips", "inception")
+"""Nets that metrics look through with weights of the user's."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -62,8 +65,12 @@ def metric_names() -> list[str]:
     return [*_TABLE, "qs3", "lpips", *CONTROLS, *SET_METRICS]
 
 
-def check_metrics(names: Sequence[str] | None, weights: Mapping[str, Path]) -> None:
-    """Raise UsageError for unknown `names`, and for those that need weights which are not given."""
+def check_metrics(names: Sequence[str] | None, weights: Mapping[str, Path], extractors: Mapping[str, str] | None = None) -> None:
+    """Raise UsageError for unknown `names` or none, for those that need weights which are not given, for `weights` that nothing
+    reads, and for `extractors` of unknown controls or names.
+    """
+    if names is not None and not names:
+        raise UsageError("--metrics: expected names of metrics apart by commas, found none; name some, or leave --metrics out for all")
     for name in names or ():
         if name not in metric_names():
             raise UsageError(f"--metrics: expected names of metrics, found {name}; {name_advice(name, metric_names())}")
@@ -72,6 +79,14 @@ def check_metrics(names: Sequence[str] | None, weights: Mapping[str, Path]) -> N
         lacking = [key for key in needed.get(name, ()) if key not in weights]
         if lacking:
             raise UsageError(f"--metrics {name}: expected its weights, found none; add --weights {lacking[0]}=FILE or leave {name} out")
+    known = [*NETS, *(name for control in CONTROLS.values() for name in control.extractors)]
+    for name in weights:
+        if name not in known:
+            raise UsageError(f"--weights {name}: expected what weights are for, found {name}; {name_advice(name, known)}")
+    for control, extractor in (extractors or {}).items():
+        if control not in CONTROLS:
+            raise UsageError(f"--extractor {control}: expected the name of a control, found {control}; {name_advice(control, CONTROLS)}")
+        find_extractor(control, extractor)
 
 
 def open_metrics(
@@ -84,7 +99,7 @@ def open_metrics(
     extractor cannot be opened is left out with a note unless it is asked for. Raises UsageError and ModelError.
     """
     weights, extractors = dict(weights or {}), dict(extractors or {})
-    check_metrics(names, weights)
+    check_metrics(names, weights, extractors)
     found = [
         Metric(name, f"{label} ({eye.name})" if net else label, higher, aspect, measure)
         for name, (label, higher, aspect, net, measure) in _TABLE.items()

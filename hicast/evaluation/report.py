@@ -15,7 +15,7 @@ from hicast.evaluation.anchors import ANCHORS
 from hicast.evaluation.page import page, sheet, slider, table
 from hicast.evaluation.pairing import Pair
 from hicast.evaluation.runner import Evaluation
-from hicast.evaluation.tables import document, markdown, number, pairs_csv, setting, summary_csv
+from hicast.evaluation.tables import document, markdown, number, pairs_csv, setting, summary_csv, worst_lines
 from hicast.io.files import atomic_path, check_target
 
 FILES = ("report.html", "report.json", "report.md", "summary.csv", "pairs.csv")
@@ -26,6 +26,9 @@ SHOWN = 3
 Pictures = Callable[[str, Pair], np.ndarray | None]
 """The picture, uint8 (height, width, 3), of a method for a pair, anchors included; None where there is none."""
 
+Series = Mapping[str, Mapping[str, Sequence[float]]]
+"""Values over time by the label of a pair and by method."""
+
 
 def check_report(folder: Path, overwrite: bool) -> None:
     """Raise OutputError where a file of the report could not be written to `folder`: call it before long work."""
@@ -35,19 +38,17 @@ def check_report(folder: Path, overwrite: bool) -> None:
 
 def write_report(
     done: Evaluation, folder: Path, title: str, pictures: Pictures, *, content_metric: str | None = "cf",
-    style_metrics: Sequence[str] = ("ge", "lp"), extremes_by: str | None = None,
-    series: Mapping[str, Sequence[float]] | None = None, overwrite: bool = False,
+    style_metrics: Sequence[str] = ("ge", "lp"), series: Series | None = None, overwrite: bool = False,
 ) -> list[Path]:
     """Write all files of a report to `folder` and give their paths.
 
     The Pareto plot has `content_metric` across and the mean of `style_metrics` up, where all of them were measured;
-    `extremes_by` is the metric that best and worst pairs are chosen by (None: the first); `series` are warping errors over time.
+    best and worst pairs are chosen by the leading metric; `series` are warping errors over time.
     """
-    by = extremes_by if extremes_by in {column.name for column in done.columns} else done.columns[0].name
     texts = {
-        "report.html": report_page(done, title, pictures, by, content_metric, style_metrics, series or {}),
+        "report.html": report_page(done, title, pictures, content_metric, style_metrics, series or {}),
         "report.json": json.dumps(document(done) | ({"series": dict(series)} if series else {}), indent=1, ensure_ascii=False) + "\n",
-        "report.md": markdown(done, title, by),
+        "report.md": markdown(done, title),
         "summary.csv": summary_csv(done),
         "pairs.csv": pairs_csv(done),
     }
@@ -57,8 +58,8 @@ def write_report(
     return [folder / name for name in texts]
 
 
-def report_page(done: Evaluation, title: str, pictures: Pictures, by: str, content_metric: str | None,
-                style_metrics: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
+def report_page(done: Evaluation, title: str, pictures: Pictures, content_metric: str | None,
+                style_metrics: Sequence[str], series: Series) -> str:
     """The HTML of the page."""
     sections = [("Means", f"<p>{escape(setting(done) + MARKS)}</p>{means_table(done)}")]
     names = {column.name for column in done.columns}
@@ -67,13 +68,13 @@ def report_page(done: Evaluation, title: str, pictures: Pictures, by: str, conte
         points = {m: (done.estimate(m, content_metric).mean, float(np.mean([done.estimate(m, s).mean for s in style_metrics]))) for m in done.methods}
         up = " and ".join(name.upper() for name in style_metrics)
         drawn.append(plots.scatter(points, content_metric.upper(), f"mean of {up}" if len(style_metrics) > 1 else up, "Content against style"))
-    drawn.append(plots.lines(series, "frame", "RMS difference", "Warping error over time"))
+    drawn += [plots.lines(by_method, "frame", "RMS difference", f"Warping error over time: {clip}") for clip, by_method in series.items()]
     drawn += [plots.bars({m: done.estimate(m, c.name) for m in done.methods}, f"{c.label} {'↑' if c.higher else '↓'}") for c in done.columns]
     sections.append(("Plots", f'<div class="plots">{"".join(drawn)}</div>'))
     sections += [(f"{kind} ({len(at)} pairs)", means_table(done, at)) for kind, at in done.kinds().items()]
     script = ""
     if done.files:
-        first = next(iter(done.files))
+        first, by = next(iter(done.files)), done.leading
         label = next(column.label for column in done.columns if column.name == by)
         best, worst = done.extremes(first, by, SHOWN)
         columns = ["content", "style", *done.files]
@@ -84,6 +85,8 @@ def report_page(done: Evaluation, title: str, pictures: Pictures, by: str, conte
         if shown:
             inner, script = slider(shown, list(done.files))
             sections.append(("Content and result", inner))
+        named = "".join(f"<li>{escape(line)}</li>" for line in worst_lines(done))
+        sections.append((f"Worst pairs of every method by {label}", f"<ul>{named}</ul>"))
     remarks = [*done.notes, *(entry["error"] for entry in done.failed)]
     sections.append(("Notes", f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in remarks)}</ul>" if remarks else ""))
     return page(title, sections, script)

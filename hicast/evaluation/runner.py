@@ -19,6 +19,7 @@ from hicast.evaluation.summary import Estimate, bootstrap, extremes
 from hicast.io.images import load_picture, to_tensor
 
 LEAST_SIZE = 32
+LEADING = ("excess-short", "qs3")
 OnProgress = Callable[[int, int], None]
 
 
@@ -55,6 +56,12 @@ class Evaluation:
         """Anchors first, then methods as they were given."""
         return list(self.scores)
 
+    @property
+    def leading(self) -> str:
+        """The metric that pairs are ranked by: steadiness of clips, else QS3, else the first."""
+        names = [column.name for column in self.columns]
+        return next((name for name in LEADING if name in names), names[0])
+
     def estimate(self, method: str, metric: str, among: Sequence[int] | None = None) -> Estimate:
         """Mean and interval of a metric, over all pairs or those at the places `among`."""
         values = self.scores[method][metric]
@@ -83,6 +90,12 @@ def check_methods(names: Sequence[str]) -> None:
             raise UsageError(f"--peers {name}: expected each name once, found it twice; rename one")
 
 
+def check_size(size: int) -> None:
+    """Raise UsageError for a `size` in pixels at which the nets of the metrics see nothing."""
+    if size < LEAST_SIZE:
+        raise UsageError(f"--size: expected {LEAST_SIZE} or more, found {size}; raise it")
+
+
 def evaluate(
     pairing: Pairing, metrics: Sequence[Metric], eye: Eye, *, size: int = 256, batch: int = 8, inception: Inception | None = None,
     set_metrics: Sequence[str] = (), max_megapixels: float = 100.0, on_progress: OnProgress = lambda done, total: None,
@@ -93,8 +106,7 @@ def evaluate(
     files are kept in `failed`; a pair whose photo or painting is broken counts for nobody. Raises InputError where no pair
     is left, UsageError for a set that is too small.
     """
-    if size < LEAST_SIZE:
-        raise UsageError(f"--size: expected {LEAST_SIZE} or more, found {size}; raise it")
+    check_size(size)
     for name in set_metrics:
         check_number(len(pairing.pairs), name)
     methods = [*ANCHORS, *pairing.results]

@@ -11,7 +11,7 @@ import numpy as np
 from hicast.errors import InputError
 from hicast.evaluation.anchors import recolored
 from hicast.evaluation.eye import Eye, load_tensors, open_eye
-from hicast.evaluation.frechet import Inception
+from hicast.evaluation.frechet import Inception, check_number
 from hicast.evaluation.metrics import SET_METRICS, Metric, open_metrics
 from hicast.evaluation.pairing import Pair, Pairing, all_pairs, match, match_by_name, read_pairs
 from hicast.evaluation.runner import Evaluation
@@ -28,6 +28,13 @@ class Scene:
     metrics: list[Metric]
     inception: Inception | None
     sets: list[str]
+
+
+def check_sets(names: Sequence[str] | None, count: int) -> None:
+    """Raise UsageError where `count` pairs are too few for a metric of whole sets among `names`."""
+    for name in SET_METRICS:
+        if name in (names or ()):
+            check_number(count, name)
 
 
 def open_scene(names: Sequence[str] | None, weights: Mapping[str, Path], extractors: Mapping[str, str], device: str,

@@ -113,7 +113,9 @@ def study_page(question: str, study: Mapping[str, Any]) -> str:
 def read_ratings(files: Sequence[Path], key_file: Path) -> Ratings:
     """The ratings in `files`, a file for each rater, put in order by the key; raises InputError for files of another study."""
     key = _json(key_file)
-    items = key.get("items", {})
+    items = key.get("items")
+    if not isinstance(items, dict) or not items:
+        raise InputError(f"{key_file}: expected the key of a study, found none; give the file that hicast eval study wrote")
     methods = list(dict.fromkeys(item["method"] for item in items.values()))
     pairs = list(dict.fromkeys(item["pair"] for item in items.values()))
     raters, values = [], np.full((len(files), len(methods), len(pairs)), np.nan)
@@ -121,11 +123,14 @@ def read_ratings(files: Sequence[Path], key_file: Path) -> Ratings:
         found = _json(file)
         if found.get("study") != key.get("study"):
             raise InputError(f"{file}: expected ratings of study {key.get('study')}, found {found.get('study')}; leave it out or give its key")
-        if found.get("rater") in raters:
-            raise InputError(f"{file}: expected one file for each rater, found a second of {found['rater']}; leave one out")
-        raters.append(found.get("rater"))
-        for name, value in found.get("ratings", {}).items():
-            if name not in items or value not in SCALE:
+        rater, given = found.get("rater"), found.get("ratings")
+        if not isinstance(rater, str) or not isinstance(given, dict):
+            raise InputError(f"{file}: expected a rater and ratings, found {'no ratings' if rater else 'no rater'}; get the file again")
+        if rater in raters:
+            raise InputError(f"{file}: expected one file for each rater, found a second of {rater}; leave one out")
+        raters.append(rater)
+        for name, value in given.items():
+            if name not in items or isinstance(value, bool) or value not in SCALE:
                 raise InputError(f"{file}: expected ratings from 1 to 5 of known items, found {name}: {value}; get the file again")
             values[row, methods.index(items[name]["method"]), pairs.index(items[name]["pair"])] = value
     if not raters:

@@ -16,11 +16,12 @@ import numpy as np
 from hicast.config.layers import merge
 from hicast.config.problems import validate
 from hicast.config.stylize import StylizeSettings
-from hicast.errors import HicastError, InputError, UsageError
+from hicast.errors import InputError, UsageError
 from hicast.evaluation.eye import Eye
 from hicast.evaluation.metrics import Metric
 from hicast.evaluation.pairing import Pair
-from hicast.evaluation.painter import Painter, look_of
+from hicast.evaluation.painted import look_of, stamp
+from hicast.evaluation.painter import Painter
 from hicast.evaluation.sight import Sight, squared
 from hicast.evaluation.summary import bootstrap, pareto
 from hicast.io.files import atomic_path
@@ -76,11 +77,15 @@ def plan(axes: Sequence[Axis], samples: int | None, seed: int = 0) -> list[dict[
     """
     if not axes:
         raise UsageError("--sweep: expected at least one setting, found none; write for example --sweep style_scale=0.5,1,1.5")
+    keys = [axis.key for axis in axes]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise UsageError(f"--sweep {twice[0]}: expected each setting once, found it twice; list all its values in one")
     if samples is None:
         ranges = [axis.key for axis in axes if axis.bounds]
         if ranges:
             raise UsageError(f"--sweep {ranges[0]}: expected values for a grid, found a range; list values, or add --samples N")
-        return [dict(zip((axis.key for axis in axes), values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
+        return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
     random = np.random.default_rng(seed)
     return [{axis.key: _draw(axis, random) for axis in axes} for _ in range(samples)]
 
@@ -108,12 +113,12 @@ def run_sweep(
     folder: Path, *, size: int = 256, on_progress: OnProgress = lambda done, total: None,
 ) -> list[Point]:
     """The figures of every look; those that lie in `folder` already, from the same model, pairs and metrics, are taken from there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    points = []
-    for at, values in enumerate(looks):
-        settings = settings_at(base, values)
+    every = [settings_at(base, values) for values in looks]
+    for settings in every:
         painter.check(settings)
-        record = {"look": look_of(settings, base.model), "pairs": [[p.content.name, p.style.name] for p in pairs],
+    points = []
+    for at, (values, settings) in enumerate(zip(looks, every, strict=True)):
+        record = {"look": look_of(settings, base.model), "pairs": [stamp(pair) for pair in pairs],
                   "metrics": [m.label for m in metrics], "size": size}  # fmt: skip
         path = folder / f"{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]}.json"
         found = _kept(path)
@@ -143,9 +148,7 @@ def score_look(painter: Painter, pairs: Sequence[Pair], settings: StylizeSetting
         try:
             image = painter.image(pair, settings)
             photo, painting = (squared(load_picture(path).pixels, size) for path in (pair.content, pair.style))
-        except UsageError:
-            raise
-        except HicastError as error:
+        except InputError as error:
             failed.append(str(error))
             for row in scores.values():
                 row.append(float("nan"))
@@ -168,15 +171,20 @@ def front(points: Sequence[Point]) -> list[int]:
     return pareto([(point.means["cf"], style_of(point.means)) for point in points])
 
 
+def check_choice(rule: str, count: int) -> None:
+    """Raise UsageError for what chooses none of `count` points: neither one of `RULES` nor a number."""
+    if rule not in RULES and not (rule.isdecimal() and int(rule) < count):
+        raise UsageError(f"--choose: expected {', '.join(RULES)} or a number below {count}, found {rule}; take one of these")
+
+
 def choose(points: Sequence[Point], rule: str) -> int:
     """The place of a point: its number, or by a rule of `RULES`; raises UsageError for anything else.
 
     `knee` is the point of the front that lies farthest above the line between its ends.
     """
-    if rule.isdecimal() and int(rule) < len(points):
+    check_choice(rule, len(points))
+    if rule.isdecimal():
         return int(rule)
-    if rule not in RULES:
-        raise UsageError(f"--choose: expected {', '.join(RULES)} or a number below {len(points)}, found {rule}; take one of these")
     figures = {"content": lambda p: p.means["cf"], "style": lambda p: style_of(p.means), "qs3": lambda p: sum(p.means[k] for k in ("cf", "ge", "lp"))}
     if rule in figures:
         return max(range(len(points)), key=lambda at: figures[rule](points[at]))

@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from html import escape
 from io import StringIO
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
+from hicast.config.stylize import PresetSettings, StylizeSettings
 from hicast.evaluation import plots
 from hicast.evaluation.page import page, table
 from hicast.evaluation.sweep import Point, front, style_of
@@ -22,14 +23,14 @@ from hicast.io.files import atomic_path
 FILES = ("sweep.html", "sweep.json", "sweep.csv", "preset.yaml")
 
 
-def write_sweep(points: Sequence[Point], chosen: int, labels: dict[str, str], folder: Path, base: str, overwrite: bool) -> list[Path]:
-    """Write page, JSON, CSV and the preset of the point at `chosen`, built on the preset `base`; gives their paths."""
+def write_sweep(points: Sequence[Point], chosen: int, labels: dict[str, str], folder: Path, look: StylizeSettings, overwrite: bool) -> list[Path]:
+    """Write page, JSON, CSV and the preset of the point at `chosen`, whose settings are `look`; gives their paths."""
     texts = {
         "sweep.html": sweep_page(points, chosen, labels),
         "sweep.json": json.dumps({"chosen": chosen, "front": front(points), "points": [
             {"values": p.values, "means": p.means, "failed": list(p.failed)} for p in points]}, indent=1) + "\n",
         "sweep.csv": _csv(points, labels),
-        "preset.yaml": preset_text(points[chosen], base),
+        "preset.yaml": preset_text(points[chosen], look),
     }  # fmt: skip
     for name, text in texts.items():
         with atomic_path(folder / name, overwrite) as draft:
@@ -37,17 +38,18 @@ def write_sweep(points: Sequence[Point], chosen: int, labels: dict[str, str], fo
     return [folder / name for name in texts]
 
 
-def preset_text(point: Point, base: str) -> str:
-    """A preset with the values of a point, as YAML."""
-    values: dict[str, Any] = {}
-    for key, value in point.values.items():
-        first, _, name = key.partition(".")
-        if name:
-            values.setdefault(first, {})[name] = value
-        else:
-            values[first] = int(value) if first in ("steps", "size") else value
+def preset_text(point: Point, look: StylizeSettings) -> str:
+    """A preset of the settings `look` that a point was measured with, as YAML: what differs from the built-in values, the scales,
+    and what was swept.
+
+    It has no base, so that the look stays when presets change.
+    """
+    always = {"style_scale", "content_scale", *(key.partition(".")[0] for key in point.values)}
+    values = look.model_dump(mode="json", include=set(PresetSettings.model_fields))
+    built_in = PresetSettings().model_dump(mode="json")
+    kept = {key: value for key, value in values.items() if key in always or value != built_in[key]}
     figures = ", ".join(f"{name.upper()} {number(point.means[name])}" for name in ("cf", "ge", "lp"))
-    return yaml.safe_dump({"description": f"Chosen by a sweep ({figures}).", "base": base, **values}, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump({"description": f"Chosen by a sweep ({figures}).", **kept}, sort_keys=False, allow_unicode=True)
 
 
 def sweep_page(points: Sequence[Point], chosen: int, labels: dict[str, str]) -> str:
@@ -57,7 +59,7 @@ def sweep_page(points: Sequence[Point], chosen: int, labels: dict[str, str]) -> 
     named = {("chosen" if at == chosen else str(at)): (p.means["cf"], style_of(p.means)) for at, p in enumerate(points)}
     drawn = [plots.scatter(named, "CF", "mean of GE and LP", "Content against style")]
     if len(keys) > 1:
-        drawn += [heat(points, keys[0], keys[1], name, label) for name, label in labels.items()]
+        drawn += [heat(points, x, y, name, label) for x, y in combinations(keys, 2) for name, label in labels.items()]
     else:
         drawn += [plots.lines({label: [p.means[name] for p in sorted(points, key=lambda p: p.values[keys[0]])]}, f"{keys[0]}, in order", label, label)
                   for name, label in labels.items()]  # fmt: skip

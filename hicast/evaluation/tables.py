@@ -10,6 +10,9 @@ from typing import Any
 
 from hicast.evaluation.runner import Evaluation
 
+WORST = 5
+"""Worst pairs that are named."""
+
 
 def number(value: float) -> str:
     """A figure for people, four digits; a dash where there is none."""
@@ -59,23 +62,33 @@ def document(done: Evaluation) -> dict[str, Any]:
             | {"scores": {m: _finite({c.name: done.scores[m][c.name][at] for c in done.columns}) for m in done.methods}}
             for at, pair in enumerate(done.pairs)
         ],
+        "worst": {"by": done.leading, "pairs": {method: [done.pairs[at].key for at in places] for method, places in worst(done).items()}},
         "failed": done.failed,
         "notes": done.notes,
     }
 
 
-def markdown(done: Evaluation, title: str, extremes_by: str | None = None) -> str:
-    """The tables for people: means with their intervals, the worst pairs of each method by a metric, and notes."""
+def worst(done: Evaluation) -> dict[str, list[int]]:
+    """Places of the worst pairs of every method that is no anchor, by the leading metric, the worst first."""
+    return {method: done.extremes(method, done.leading, WORST)[1] for method in done.files}
+
+
+def worst_lines(done: Evaluation) -> list[str]:
+    """A line for each method that names its worst pairs, with their figures."""
+    lines = []
+    for method, places in worst(done).items():
+        named = ", ".join(f"{done.pairs[at].label} ({number(done.scores[method][done.leading][at])})" for at in places)
+        lines.append(f"{method}, by {done.leading}: {named or 'none'}")
+    return lines
+
+
+def markdown(done: Evaluation, title: str) -> str:
+    """The tables for people: means with their intervals, the worst pairs of each method, and notes."""
     lines = [f"# {title}", "", setting(done), "", *markdown_table(done), ""]
     for kind, at in done.kinds().items():
         lines += [f"## {kind} ({len(at)} pairs)", "", *markdown_table(done, at), ""]
-    if extremes_by and done.files:
-        lines += ["## Worst pairs", ""]
-        for method in done.files:
-            _, worst = done.extremes(method, extremes_by, 5)
-            named = ", ".join(f"{done.pairs[at].label} ({number(done.scores[method][extremes_by][at])})" for at in worst)
-            lines.append(f"- {method}, by {extremes_by}: {named or 'none'}")
-        lines.append("")
+    if done.files:
+        lines += ["## Worst pairs", "", *(f"- {line}" for line in worst_lines(done)), ""]
     remarks = [*done.notes, *(entry["error"] for entry in done.failed)]
     lines += ["## Notes", "", *(f"- {note}" for note in remarks), ""] if remarks else []
     return "\n".join(lines)
