@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from hicast.evaluation import style
+from hicast.errors import UsageError
+from hicast.evaluation import frechet, runner, style
 from hicast.evaluation.clips import drift
 from hicast.evaluation.eye import Eye
 from hicast.evaluation.lattice import lattice
-from hicast.evaluation.metrics import open_metrics
-from hicast.evaluation.pairing import Pair
-from hicast.evaluation.runner import Column, Evaluation
+from hicast.evaluation.metrics import Metric, open_metrics
+from hicast.evaluation.pairing import Pair, Pairing
+from hicast.evaluation.runner import Column, Evaluation, evaluate
 from hicast.evaluation.sight import Sight
 from hicast.evaluation.tables import document, worst_lines
 
@@ -98,3 +100,27 @@ def test_worst_pairs_are_named(tmp_path):
     done = Evaluation([Column("short", "warp", False, "time")], pairs, scores, files={"ours": {}})
     assert done.leading == "short" and worst_lines(done) == ["ours, by short: b (0.4000)"]
     assert document(done)["worst"] == {"by": "short", "pairs": {"ours": ["b"]}}
+
+
+def test_sets_are_compared_pair_by_pair_and_small_ones_left_out(two, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "LEAST", 4)
+    monkeypatch.setattr(frechet, "LEAST", 4)
+    for seed, name in enumerate([*"abcde", "p", "q", *(f"r{k}" for k in range(5)), "s0"]):
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    pairs = [Pair(str(k), tmp_path / f"{name}.png", tmp_path / f"{'pq'[k % 2]}.png") for k, name in enumerate("abcde")]
+    results = {"ours": {str(k): tmp_path / f"r{k}.png" for k in range(4)}, "few": {"0": tmp_path / "s0.png"}}
+
+    def inception(images):
+        return np.stack([image.mean((0, 2, 3)).double().numpy() for image in images])
+
+    gap = Metric("lpips", "LPIPS", False, "content", lambda r, c, s: (r.image - c.image).abs().mean().item())
+    done = evaluate(Pairing(pairs, results), [gap], two[0].eye, size=40, inception=inception, set_metrics=["fid", "artfid"])
+    colors = {name: np.asarray(Image.open(tmp_path / f"{name}.png")).mean((0, 1)) / 127.5 - 1 for name in ("p", "q", "r0", "r1", "r2", "r3")}
+    ours, own = (np.stack([colors[name] for name in names]) for names in (("r0", "r1", "r2", "r3"), "pqpq"))
+    a, b = np.cov(ours.T), np.cov(own.T)
+    fid = np.square(ours.mean(0) - own.mean(0)).sum() + np.trace(a) + np.trace(b) - 2 * np.sqrt(np.linalg.eigvals(a @ b).clip(0).real).sum()
+    assert done.whole["ours"]["fid"] == pytest.approx(fid, abs=1e-6)
+    assert done.whole["ours"]["artfid"] == pytest.approx((1 + fid) * (1 + np.mean(done.scores["ours"]["lpips"][:4])), abs=1e-6)
+    assert np.isnan(done.whole["few"]["fid"]) and "few: 1 results are too few for fid and artfid, which need 4" in done.notes
+    with pytest.raises(UsageError, match="fid: expected 4 pairs or more, found 2"):
+        evaluate(Pairing(pairs[:2], results), [gap], two[0].eye, size=40, inception=inception, set_metrics=["fid"])

@@ -18,11 +18,11 @@ body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1180px;margin:2rem 
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:3px 9px;text-align:right;border-bottom:1px solid #e4e4e4}th:first-child,td:first-child{text-align:left}
-td small{color:#777}td.best{font-weight:700}tr.anchor td{color:#777}.wide{overflow-x:auto}
+td small{color:#777;display:block;white-space:nowrap}td.best{font-weight:700}tr.anchor td{color:#777}.wide{overflow-x:auto}
 .plots{display:flex;flex-wrap:wrap;gap:14px}svg{background:#fafafa;border:1px solid #eee}svg text{font:11px system-ui,sans-serif}
 svg text.title{font-size:13px;font-weight:600}
 .sheet{display:grid;gap:5px;overflow-x:auto;align-items:end}.sheet img{width:100%;display:block}.sheet div{font-size:11px;overflow-wrap:anywhere}
-.pair{position:relative;width:512px;max-width:100%;aspect-ratio:1}.pair img{position:absolute;inset:0;width:100%;height:100%;object-fit:contain}
+.pair{position:relative;width:512px;max-width:100%;aspect-ratio:1}.pair img{position:absolute;inset:0;width:100%;height:100%}
 .pair .over{clip-path:inset(0 0 0 50%)}input[type=range]{width:512px;max-width:100%}
 """
 
@@ -30,6 +30,7 @@ _SLIDER = """
 const shots=document.querySelectorAll('img[data-pair]'),find=(p,m)=>[...shots].find(i=>i.dataset.pair===p&&i.dataset.method===m);
 const pair=document.getElementById('pair'),method=document.getElementById('method'),range=document.getElementById('range');
 const under=document.getElementById('under'),over=document.getElementById('over');
+under.onload=()=>{under.parentNode.style.aspectRatio=under.naturalWidth+'/'+under.naturalHeight;};
 function show(){const a=find(pair.value,'content'),b=find(pair.value,method.value);under.src=a?a.src:'';over.src=b?b.src:'';over.style.visibility=b?'visible':'hidden';move();}
 function move(){over.style.clipPath='inset(0 0 0 '+range.value+'%)';}
 pair.onchange=method.onchange=show;range.oninput=move;show();

@@ -11,6 +11,8 @@ from hicast.evaluation.summary import Estimate, pareto
 COLORS = ("#1f6f8b", "#c8553d", "#588157", "#7b5ea7", "#b8860b", "#3d5a80", "#a44a3f", "#6b705c")
 WIDTH, HEIGHT = 460, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 30, 44
+GREY, LETTER, LINE = "#999", 6.2, 12
+"""Of points that are no rivals, and about the width of a letter and the height of a line in pixels."""
 
 
 def color_of(index: int) -> str:
@@ -18,43 +20,54 @@ def color_of(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def scatter(points: Mapping[str, tuple[float, float]], x_label: str, y_label: str, title: str) -> str:
-    """Named points, more being better on both axes, and the front of those that no other one beats."""
+def scatter(points: Mapping[str, tuple[float, float]], x_label: str, y_label: str, title: str, apart: Sequence[str] = ()) -> str:
+    """Named points, more being better on both axes, and the front of those that no other one beats.
+
+    Those called in `apart` are grey and no part of the front: what is no rival may lie beyond it.
+    """
     kept = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
     if not kept:
         return ""
     frame = _Frame([p[0] for p in kept.values()], [p[1] for p in kept.values()], x_label, y_label, title)
-    names = list(kept)
-    front = [kept[names[at]] for at in pareto(list(kept.values()))]
-    path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in front)
+    rivals = [point for name, point in kept.items() if name not in apart]
+    path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in (rivals[at] for at in pareto(rivals)))
     parts = [f'<polyline points="{path}" fill="none" stroke="#999" stroke-dasharray="4 3"/>']
+    taken: list[tuple[float, float, float]] = []
     for index, (name, (x, y)) in enumerate(points.items()):
         if name in kept:
-            side, anchor = (8, "start") if frame.x(x) < WIDTH * 0.7 else (-8, "end")
-            parts.append(
-                f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="5" fill="{color_of(index)}"><title>{escape(name)}: {x:.4g}, {y:.4g}'
-                f'</title></circle><text x="{frame.x(x) + side:.1f}" y="{frame.y(y) - 6:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
-            )
+            color = GREY if name in apart else color_of(index)
+            parts.append(f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="5" fill="{color}"><title>{escape(name)}: {x:.4g}, {y:.4g}</title></circle>')
+            parts.append(_label(name, frame.x(x), frame.y(y), taken))
     return frame.wrapped("".join(parts))
 
 
+def _label(name: str, x: float, y: float, taken: list[tuple[float, float, float]]) -> str:
+    """The name of a point at (`x`, `y`) where no other name stands; its place (left, right, height) joins `taken`."""
+    width = LETTER * len(name)
+    left = x + 8 if x < WIDTH * 0.7 else x - 8 - width
+    height = next(at for at in (y + 4 + LINE * step for step in (0, -1, 1, -2, 2, -3, 3, *range(4, 99)))
+                  if not any(left < right and begin < left + width and abs(at - other) < LINE for begin, right, other in taken))  # fmt: skip
+    taken.append((left, left + width, height))
+    return _text(left, height, name)
+
+
 def bars(values: Mapping[str, Estimate], title: str) -> str:
-    """A bar for each method with the interval of its mean."""
+    """A bar for each method, from zero on either side, with the interval of its mean."""
     kept = {name: value for name, value in values.items() if math.isfinite(value.mean)}
     if not kept:
         return ""
     row, left = 20, 110
     height = TOP + row * len(kept) + 8
-    top = max([*(abs(value.high) for value in kept.values()), 1e-12])
-    scale = (WIDTH - left - 74) / top
-    parts = [_text(8, 18, title, "title")]
+    least, most = min(0.0, *(value.low for value in kept.values())), max(0.0, *(value.high for value in kept.values()))
+    scale = (WIDTH - left - 74) / max(most - least, 1e-12)
+    zero = left - least * scale
+    parts = [_text(8, 18, title, "title")] + ([f'<path d="M{zero:.1f} {TOP - 4}V{height - 6}" stroke="#888"/>'] if least < 0 else [])
     for place, (index, (name, value)) in enumerate((i, item) for i, item in enumerate(values.items()) if item[0] in kept):
-        y, width = TOP + place * row, max(value.mean, 0) * scale
-        low, high = (left + max(bound, 0) * scale for bound in (value.low, value.high))
+        y, (low, high, mean) = TOP + place * row, (zero + scale * number for number in (value.low, value.high, value.mean))
         parts.append(
-            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="13" fill="{color_of(index)}"/>'
+            f'<rect x="{min(zero, mean):.1f}" y="{y}" width="{abs(mean - zero):.1f}" height="13" fill="{color_of(index)}"/>'
             f'<path d="M{low:.1f} {y + 6.5}H{high:.1f}M{low:.1f} {y + 3}v7M{high:.1f} {y + 3}v7" stroke="#222" fill="none"/>'
-            + _text(left - 6, y + 11, name, anchor="end") + _text(high + 6, y + 11, f"{value.mean:.4g}")
+            + _text(left - 6, y + 11, name, anchor="end") + _text(max(high, zero) + 6, y + 11, f"{value.mean:.4g}")
         )  # fmt: skip
     return _svg(WIDTH, height, "".join(parts))
 
@@ -65,7 +78,9 @@ def lines(series: Mapping[str, Sequence[float]], x_label: str, y_label: str, tit
     if not kept:
         return ""
     longest = max(len(values) for values in kept.values())
-    frame = _Frame([0, max(longest - 1, 1)], [0, *(value for values in kept.values() for value in values)], x_label, y_label, title)
+    heights = [0, *(value for values in kept.values() for value in values)]
+    room = 1 + 0.06 * (1 + len(kept) // 3)
+    frame = _Frame([0, max(longest - 1, 1)], [*heights, max(heights) * room], x_label, y_label, title)
     parts = []
     for index, (name, values) in enumerate(kept.items()):
         path = " ".join(f"{frame.x(at):.1f},{frame.y(value):.1f}" for at, value in enumerate(values))
@@ -80,7 +95,7 @@ def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Se
     if not finite:
         return ""
     low, high = min(finite), max(finite)
-    cell, left, top = 58, 78, 58
+    cell, left, top = 58, max(78, round(LETTER * len(labels[0])) + 28), 58
     parts = [_text(8, 18, title, "title"), _text(left, top - 22, labels[1]), _text(8, top - 6, labels[0])]
     parts += [_text(left + cell * (at + 0.5), top - 6, name, anchor="middle") for at, name in enumerate(columns)]
     for at, name in enumerate(rows):

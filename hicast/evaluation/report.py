@@ -67,7 +67,7 @@ def report_page(done: Evaluation, title: str, pictures: Pictures, content_metric
     if content_metric in names and set(style_metrics) <= names:
         points = {m: (done.estimate(m, content_metric).mean, float(np.mean([done.estimate(m, s).mean for s in style_metrics]))) for m in done.methods}
         up = " and ".join(name.upper() for name in style_metrics)
-        drawn.append(plots.scatter(points, content_metric.upper(), f"mean of {up}" if len(style_metrics) > 1 else up, "Content against style"))
+        drawn.append(plots.scatter(points, content_metric.upper(), f"mean of {up}" if len(style_metrics) > 1 else up, "Content against style", ANCHORS if done.files else ()))
     drawn += [plots.lines(by_method, "frame", "RMS difference", f"Warping error over time: {clip}") for clip, by_method in series.items()]
     drawn += [plots.bars({m: done.estimate(m, c.name) for m in done.methods}, f"{c.label} {'↑' if c.higher else '↓'}") for c in done.columns]
     sections.append(("Plots", f'<div class="plots">{"".join(drawn)}</div>'))

@@ -11,7 +11,7 @@ import numpy as np
 from hicast.errors import InputError, UsageError
 from hicast.evaluation.anchors import ANCHORS, recolored
 from hicast.evaluation.eye import Eye
-from hicast.evaluation.frechet import Inception, art_fid, check_number, frechet_distance
+from hicast.evaluation.frechet import LEAST, Inception, art_fid, check_number, frechet_distance
 from hicast.evaluation.metrics import Metric
 from hicast.evaluation.pairing import Pair, Pairing
 from hicast.evaluation.sight import Sight, look_at, squared
@@ -114,7 +114,7 @@ def evaluate(
                       {method: {m.name: [float("nan")] * len(pairing.pairs) for m in metrics} for method in methods},
                       pairing.results, notes=pairing.notes(), size=size, net=eye.name)  # fmt: skip
     reader = _Reader(done, max_megapixels)
-    features: dict[str, list[np.ndarray]] = {}
+    features: dict[str, dict[int, np.ndarray]] = {}
     scored = 0
     for at, pair in enumerate(pairing.pairs):
         sights = _sights(pair, pairing.results, eye, size, reader)
@@ -125,7 +125,7 @@ def evaluate(
                 for metric in metrics:
                     done.scores[method][metric.name][at] = metric.score(sight, sights["content"], sights["style"])
                 if inception:
-                    features.setdefault(method, []).append(inception([to_tensor(sight.original)])[0])
+                    features.setdefault(method, {})[at] = inception([to_tensor(sight.original)])[0]
         on_progress(at + 1, len(pairing.pairs))
     if not scored:
         raise InputError(f"pairs: expected at least one whose photo and painting can be read, found none: {done.failed[0]['error']}")
@@ -178,12 +178,16 @@ def _sights(pair: Pair, results: Mapping[str, Mapping[str, Path]], eye: Eye, siz
     return sights
 
 
-def _whole_sets(done: Evaluation, features: Mapping[str, list[np.ndarray]], names: Sequence[str]) -> None:
-    """FID of each method's results to the paintings, and ArtFID with its mean LPIPS."""
+def _whole_sets(done: Evaluation, features: Mapping[str, Mapping[int, np.ndarray]], names: Sequence[str]) -> None:
+    """FID of each method's results to the paintings of the same pairs, and ArtFID with its mean LPIPS; a method with too few results
+    has neither, which is noted.
+    """
     for method, rows in features.items():
-        if len(rows) < len(features["style"]):
-            check_number(len(rows), names[0])
-        fid = frechet_distance(np.stack(rows), np.stack(features["style"]))
+        if len(rows) < LEAST:
+            done.notes.append(f"{method}: {len(rows)} results are too few for {' and '.join(names)}, which need {LEAST}")
+            done.whole[method] = dict.fromkeys(names, float("nan"))
+            continue
+        fid = frechet_distance(np.stack(list(rows.values())), np.stack([features["style"][at] for at in rows]))
         figures = {"fid": fid}
         if "artfid" in names:
             figures["artfid"] = art_fid(fid, done.estimate(method, "lpips").mean)

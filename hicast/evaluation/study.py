@@ -31,10 +31,13 @@ const el=i=>document.getElementById(i);
 function hash(t){let h=2166136261;for(const c of t){h^=c.codePointAt(0);h=Math.imul(h,16777619);}return h>>>0;}
 function random(a){return()=>{a=(a+0x6D2B79F5)|0;let t=Math.imul(a^a>>>15,1|a);t=t+Math.imul(t^t>>>7,61|t)^t;return((t^t>>>14)>>>0)/4294967296;};}
 function shuffled(n,seed){const o=[...Array(n).keys()],r=random(seed);for(let i=n-1;i>0;i--){const j=Math.floor(r()*(i+1));[o[i],o[j]]=[o[j],o[i]];}return o;}
-function begin(){rater=el('rater').value.trim();if(!rater)return;order=shuffled(items.length,hash(STUDY.id+rater));el('start').hidden=true;el('rating').hidden=false;show();}
+function kept(write){try{const k=STUDY.id+rater;if(write)localStorage.setItem(k,JSON.stringify(answers));else answers=JSON.parse(localStorage.getItem(k)||'{}');}catch(e){}}
+function begin(){rater=el('rater').value.trim();if(!rater)return;kept(false);order=shuffled(items.length,hash(STUDY.id+rater));el('start').hidden=true;el('rating').hidden=false;
+at=order.findIndex(k=>!(items[k].id in answers));if(at<0){at=items.length-1;finish();}else show();}
 function show(){const it=items[order[at]];el('count').textContent=(at+1)+' / '+items.length;for(const k of['content','style','result'])el(k).src=images[it[k]];
 for(const b of document.querySelectorAll('.points button'))b.classList.toggle('on',answers[it.id]===+b.value);el('back').disabled=at===0;}
-function rate(v){answers[items[order[at]].id]=v;if(at+1<items.length){at++;show();}else{el('rating').hidden=true;el('end').hidden=false;}}
+function finish(){el('rating').hidden=true;el('end').hidden=false;}
+function rate(v){answers[items[order[at]].id]=v;kept(true);if(at+1<items.length){at++;show();}else finish();}
 function back(){if(at>0){at--;show();}}
 function save(){const data=JSON.stringify({study:STUDY.id,rater,order:order.map(k=>items[k].id),ratings:answers},null,1);
 const a=document.createElement('a');a.href=URL.createObjectURL(new Blob([data],{type:'application/json'}));a.download='ratings-'+rater.replace(/[^\\w-]+/g,'_')+'.json';a.click();}
