@@ -61,10 +61,10 @@ class Painter:
         self.check(settings)
         video, weights = settings.video, used_adapters(settings)
         maps = {name: self._clip_map(name, frames, settings) for name in weights}
+        cut = video.model_dump() | ({} if self.pipeline.looks_back else {"overlap": 0})
         painted = self.pipeline.stylize_video(
-            (to_tensor(frame) for frame in frames), self.code(painting, settings), **_look(settings), **_guides(maps, weights),
-            window=video.window, overlap=video.overlap if self.pipeline.looks_back else 0, shared_noise=video.shared_noise,
-        )  # fmt: skip
+            (to_tensor(frame) for frame in frames), self.code(painting, settings), **_look(settings), **_guides(maps, weights), **cut
+        )
         return [to_pixels(image) for image in painted]
 
     def check(self, settings: StylizeSettings) -> None:
