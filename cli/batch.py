@@ -17,7 +17,7 @@ from hicast.io.images import to_tensor
 
 from .console import Console
 from .failures import explain, is_out_of_memory, smaller_settings
-from .guides import Guides
+from .guides import Guides, square_of
 from .request import Request, check_device, chosen_engine
 from .words import CONTROLS
 
@@ -186,7 +186,8 @@ class Batch(ABC):
             self.pipeline.compile()
         self.guides = self._open_guides(resolve_stylize(self.request.layers, self.pipeline.defaults))
         self.settings = self.guides.settings
-        self.code = self.pipeline.encode_style([(to_tensor(style.pixels), weight) for style, weight in self.request.styles])
+        paintings = [(to_tensor(style.pixels), weight) for style, weight in self.request.styles]
+        self.code = self.pipeline.encode_style(paintings, **square_of(self.settings))
         self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s, engine {self.pipeline.engine}")
         self.console.detail(f"settings: {self.settings.model_dump_json()}")
 

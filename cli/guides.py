@@ -110,7 +110,7 @@ class Guides:
     def encode(self, style: str) -> Any:
         """The style code of a region's own painting."""
         picture = load_picture(Path(style), self.settings.max_megapixels)
-        return self.pipeline.encode_style([(to_tensor(picture.pixels), 1.0)])
+        return self.pipeline.encode_style([(to_tensor(picture.pixels), 1.0)], **square_of(self.settings))
 
     def controls(self, item: PlannedOutput, size: tuple[int, int]) -> dict[str, Any]:
         """Maps or extractors by control for a picture of `size` (height, width)."""
@@ -195,6 +195,11 @@ class Guides:
         draw = self._opened(which)
         for_clip = getattr(self.opened[which], "for_clip", None)
         return _on(for_clip(sampled_frames(video).to(self.pipeline.device)), self.pipeline.device) if for_clip else draw
+
+
+def square_of(settings: StylizeSettings) -> dict[str, Any]:
+    """How paintings are brought to size where they are squashed as the published scripts do it; nothing otherwise."""
+    return {"square": True, "size": settings.size} if settings.square else {}
 
 
 def sampled_frames(video: VideoReader, count: int = SAMPLED) -> Tensor:

@@ -221,6 +221,7 @@ class VideoBatch(Batch):
                 window=video.window,
                 overlap=video.overlap if self.pipeline.looks_back else 0,
                 shared_noise=video.shared_noise,
+                residual_threshold=video.residual_threshold,
                 first=first,
                 lead=lead,
                 pixel_aspect=float(info.pixel_aspect),

@@ -143,14 +143,17 @@ class HiCastPipeline:
         return self
 
     @torch.inference_mode()
-    def encode_style(self, styles: Sequence[tuple[Tensor, float]]) -> StyleCode:
-        """One code of several paintings (1, 3, height, width) in [-1, 1] with their weights (sum above 0)."""
+    def encode_style(self, styles: Sequence[tuple[Tensor, float]], *, square: bool = False, size: int | None = None) -> StyleCode:
+        """One code of several paintings (1, 3, height, width) in [-1, 1] with their weights (sum above 0).
+
+        With `square` they are squashed to squares of the side `size`, as published; else proportions are kept.
+        """
         side = self.index["style_side"]
         self._offload.use("style_encoder")
         codes = []
         for image, weight in styles:
-            size = working_size(image.shape[-2:], side, 1)
-            codes.append((self.style_encoder(resize_image(image, size).to(self.device)), weight))
+            seen = (size or side,) * 2 if square else working_size(image.shape[-2:], side, 1)
+            codes.append((self.style_encoder(resize_image(image, seen).to(self.device)), weight))
         return blend_styles(codes)
 
     @torch.inference_mode()
@@ -168,7 +171,7 @@ class HiCastPipeline:
         width) in [0, 1] by name, or extractors that draw them, used with the weights in `adapters`. `regions` have a strength or a
         style of their own, later ones over earlier ones; with `keep_outside` the photo's pixels stay where none is, with
         `preserve_color` its colours everywhere. `content_latent` is the `mode` of the autoencoder's posterior or a `sample` of it drawn
-        with `seed`, and `square` squashes the content to a square to work at: both as published.
+        with `seed`, and `square` squashes content and paintings to squares to work at: both as published.
         """
         given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
@@ -185,7 +188,7 @@ class HiCastPipeline:
 
         `seed` counts only for a `content_latent` that is a `sample`.
         """
-        code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
+        code = styles if isinstance(styles, StyleCode) else self.encode_style(styles, square=square, size=size)
         small = resize_image(content, self._working_size(tuple(content.shape[-2:]), size, square))
         painter = self._painter
         return painter.prepare(small, code, painter.features(small, controls or {}), regions, tile=tile, photo=content,
@@ -225,16 +228,17 @@ class HiCastPipeline:
                       keep_size: bool = False, tile: int | None = None, controls: Mapping[str, Source | Iterable[Tensor]] | None = None,
                       adapters: Uses | None = None, regions: Sequence[Region] = (), keep_outside: bool = False,
                       preserve_color: bool = False, window: int = 16, overlap: int = 0, shared_noise: float = 1.0,
-                      first: int = 0, lead: int = 0, pixel_aspect: float = 1.0, content_latent: str = "mode",
+                      residual_threshold: float = 0.0, first: int = 0, lead: int = 0, pixel_aspect: float = 1.0, content_latent: str = "mode",
                       square: bool = False) -> Iterator[Tensor]:
         """Repaint `frames` (1, 3, height, width) in [-1, 1] of one size, one window at a time; yields them in their order.
 
         Temporal layers see a window with its context at once, never two scenes (`is_cut`). Settings are those of `stylize_image`, and of `cut_windows` for
         `window`, `overlap`, `first` and `lead`; the `lead` frames are not given back. Maps of `controls` and masks of `regions` may
         also be one for each frame, beginning with that of index `first`. `shared_noise` in [0, 1] is the share of the noise that all
-        frames have in common. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
+        frames have in common; with a `residual_threshold` above 0 pixels that change less, relative to the most in the window, keep that of
+        the frame before, as published. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
         """
-        code = styles if isinstance(styles, StyleCode) else self.encode_style(styles)
+        code = styles if isinstance(styles, StyleCode) else self.encode_style(styles, square=square, size=size)
         given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
         look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
@@ -243,7 +247,7 @@ class HiCastPipeline:
             return self._working_size((whole[0], max(round(whole[1] * pixel_aspect), 1)), size, square)
 
         clip = ClipPainter(self._painter, look, code, tuple(regions), seed, shared_noise, keep_size, self.looks_back, self._as_clip, working,
-                           content_seed=seed if content_latent == "sample" else None)  # fmt: skip
+                           content_seed=seed if content_latent == "sample" else None, residual_threshold=residual_threshold)  # fmt: skip
         yield from clip.paint(clip.shots(frames, used), window, overlap, first, lead)
 
     @contextmanager

@@ -81,7 +81,7 @@ def test_all_problems_of_a_layer_come_together():
         "here: adapters.egde: expected a known key, found egde; did you mean edge? known: edge, depth, seg",
         "here: adapters.depth: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share of the steps, found -1",
         "here: steps: expected a whole number from 1 to 100 or null, found 0",
-        "here: video.windw: expected a known key, found windw; did you mean window? known: window, overlap, shared_noise",
+        "here: video.windw: expected a known key, found windw; did you mean window? known: window, overlap, shared_noise, residual_threshold",
         "here: seed: expected a whole number from 0 to 4294967295, found 1.5",
         "here: device: expected one of auto, cpu, cuda, mps, found gpu",
         "here: style_scal: expected a known key, found style_scal; did you mean style_scale? known: "

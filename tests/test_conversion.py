@@ -9,8 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hicast.config.adapters import AdapterUse
-from hicast.diffusion.noise import copy_unmoved, residual_mask
 from hicast.errors import ModelError, OutputError
 from hicast.io.hashes import hash_problems
 from hicast.io.images import to_pixels
@@ -20,7 +18,6 @@ from hicast.io.weights import read_metadata
 from hicast.models.conversion import convert_published
 from hicast.models.verification import verify_model
 from hicast.pipeline import HiCastPipeline
-from hicast.repainting.scene import Look
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLE = "diffusion_pytorch_model.bin"
@@ -79,14 +76,14 @@ def test_video_runs_are_reproduced(converted, published_layout, monkeypatch, nam
     pipeline = HiCastPipeline.from_pretrained(converted / "video", "cpu", "float32")
     code = at_hand(pipeline, run)
     monkeypatch.setattr("hicast.repainting.painter.content_noise", lambda shape, seed: run["content_noise"])
-    moved = residual_mask(run["map_hed"][0], (16, 16), threshold)
-    noise = copy_unmoved(run["latents0"].transpose(1, 2).flatten(0, 1), moved)
-    maps = {control: run[f"map_{key}"][0].expand(-1, 3, -1, -1) for control, key in (("edge", "hed"), ("depth", "depth"))}
-    with torch.inference_mode(), pipeline._as_clip(4):
-        features = pipeline._painter.features(run["frames"][0], maps)
-        scene = pipeline._painter.prepare(run["frames"][0], code, features, content_seed=0)
-        uses = {control: AdapterUse(weight) for control, weight in zip(maps, weights, strict=True)}
-        found = pipeline._painter.paint(scene, Look(style_scale, content_scale, 4, "ddim", adapters=uses), noise, 0)
+    noise = run["latents0"].transpose(1, 2).flatten(0, 1)
+    monkeypatch.setattr("hicast.repainting.clip.film_noise", lambda shape, seed, numbers, shared_noise: noise[list(numbers)])
+    maps = {control: run[f"map_{key}"][0].split(1) for control, key in (("edge", "hed"), ("depth", "depth"))}
+    with torch.inference_mode():
+        found = torch.cat(list(pipeline.stylize_video(
+            run["frames"][0].split(1), code, steps=4, size=128, style_scale=style_scale, content_scale=content_scale, window=4, content_latent="sample",
+            controls=maps, adapters=dict(zip(maps, weights, strict=True)), residual_threshold=threshold,
+        )))  # fmt: skip
         latents = run[f"{name}_latents"].transpose(1, 2).flatten(0, 1)
         expected = pipeline.autoencoder.decode(latents / 0.18215).sample.clamp(-1, 1)
     assert (found - expected).abs().max() < 1e-3

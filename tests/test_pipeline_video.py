@@ -9,8 +9,10 @@ import torch
 from hicast.diffusion.windows import cut_windows
 from hicast.encoders.style import StyleCode
 from hicast.errors import UsageError
+from hicast.io.images import resize_image
 from hicast.models.temporal import TemporalLayers
 from hicast.pipeline import HiCastPipeline
+from hicast.repainting import painter
 from hicast.repainting.scene import Region
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,42 @@ def test_pictures_know_nothing_of_temporal_layers(pipeline, frames, style, stead
     with_layers = steady.stylize_image(frames[0], style, size=64)
     steady.temporal = None
     assert torch.equal(with_layers, pipeline.stylize_image(frames[0], style, size=64))
+
+
+def test_pixels_that_do_not_move_keep_the_noise_of_the_frame_before(make_pipeline, frames, style, monkeypatch):
+    """As published (reference, section 6): what moves is told by the map of edges, else by the frames; 0 leaves the noise alone."""
+    pipeline, seen = make_pipeline("depth", "edge", levels=2), []
+    sample = painter.sample
+    monkeypatch.setattr(painter, "sample", lambda denoise, latents, *more: seen.append(latents) or sample(denoise, latents, *more))
+
+    def noise(clip, window=4, **settings):
+        seen.clear()
+        stylized(pipeline, clip, style, window=window, shared_noise=0.0, **settings)
+        return torch.cat(seen)
+
+    still = [frames[0]] * 4
+    plain = noise(still)
+    copied = noise(still, residual_threshold=0.15)
+    assert torch.equal(copied, plain[:1].expand_as(plain)) and not torch.equal(plain[0], plain[1])
+    two = noise(still, window=2, residual_threshold=0.15)
+    assert torch.equal(two, plain[[0, 0, 2, 2]]), "the chain begins anew with every window"
+    corner = frames[0].clone()
+    corner[..., :16, :16] = -corner[..., :16, :16]
+    moved = noise([frames[0], corner], residual_threshold=0.15)
+    assert torch.equal(moved[1, :, 4:, 4:], plain[0, :, 4:, 4:]) and torch.equal(moved[1, :, 1, 1], plain[1, :, 1, 1])
+    dark, light = torch.zeros(1, 3, 48, 70), torch.ones(1, 3, 48, 70)
+    maps = {"depth": [dark, light], "edge": [dark, dark]}
+    by_edges = noise([frames[0], corner], controls=maps, adapters={"depth": 0.1, "edge": 0.1}, residual_threshold=0.15)
+    assert torch.equal(by_edges[1], plain[0]), "edges stand still, so all does"
+    by_depth = noise([frames[0], corner], controls=maps, adapters={"depth": 0.1}, residual_threshold=0.15)
+    assert torch.equal(by_depth[1], plain[1])
+
+
+def test_square_squashes_paintings_too(pipeline, frames, style):
+    painting = torch.rand(1, 3, 40, 90, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    squashed = resize_image(painting, (64, 64))
+    assert torch.equal(pipeline.encode_style([(painting, 1.0)], square=True, size=64).vector, pipeline.style_encoder(squashed).vector)
+    assert not torch.equal(pipeline.encode_style([(painting, 1.0)]).vector, pipeline.style_encoder(squashed).vector)
+    by_hand = stylized(pipeline, frames[:1], [(squashed, 1.0)], square=True, keep_size=True)
+    assert torch.equal(stylized(pipeline, frames[:1], [(painting, 1.0)], square=True, keep_size=True), by_hand)
+    assert by_hand.shape[-2:] == (64, 64)

@@ -25,13 +25,17 @@ BY_NAME = ("adapters", "controls", "extractors", "extractor_weights", "adapter_f
 
 
 class VideoSettings(BaseModel):
-    """How a clip is cut: frames at a time, frames shared by neighbours, and the share of noise that all frames have in common."""
+    """How a clip is cut: frames at a time and frames shared by neighbours; and the noise of its frames."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     window: Annotated[int, Field(ge=1, le=128)] = 16
     overlap: Annotated[int, Field(ge=0, le=64)] = 4
     shared_noise: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the noise that all frames have in common."""
+    residual_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Pixels that change less from frame to frame, relative to the most in the window, keep the noise of the frame before, as published: the
+    change is that of the map of edge, else of another control in use, else of the frames. 0: none does."""
 
 
 class PresetSettings(BaseModel):

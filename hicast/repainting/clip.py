@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hicast.diffusion.noise import film_noise
+from hicast.diffusion.noise import copy_unmoved, film_noise, residual_mask
 from hicast.diffusion.scenes import is_cut
 from hicast.diffusion.windows import Window, cut_windows
 from hicast.encoders.style import StyleCode
-from hicast.io.images import resize_image
+from hicast.io.images import pad_to_multiple, resize_image
 from hicast.models.adapters import Residuals
 from hicast.repainting.finish import finished
 from hicast.repainting.maps import Source, fit_mask, in_step
-from hicast.repainting.painter import Painter
+from hicast.repainting.painter import MULTIPLE, Painter
 from hicast.repainting.scene import Look, Region, Scene
 
 AT_ONCE = 2**19
@@ -28,7 +28,8 @@ AT_ONCE = 2**19
 class Shot:
     """A frame at its working size, the `size` (height, width) that it came with, and what is computed of it once.
 
-    `photo` is the frame as it came, where its pixels are needed at the end.
+    `photo` is the frame as it came, where its pixels are needed at the end; `watched` (1, 3, height, width) is what tells where
+    something moves, where that is asked for.
     """
 
     frame: Tensor
@@ -36,6 +37,7 @@ class Shot:
     features: Mapping[str, Residuals]
     masks: tuple[Tensor, ...]
     photo: Tensor | None
+    watched: Tensor | None = None
 
 
 def frames_at_once(size: tuple[int, int], device: torch.device, layers: int = 1) -> int:
@@ -64,6 +66,8 @@ class ClipPainter:
     working_size: Callable[[tuple[int, int]], tuple[int, int]]
     content_seed: int | None = None
     """Draws the latents of the frames, as that of `Painter.prepare`."""
+    residual_threshold: float = 0.0
+    """Of `residual_mask`: pixels that move less keep the noise of the frame before, within a window; 0: none does."""
 
     def shots(self, frames: Iterable[Tensor], controls: Mapping[str, Source | Iterable[Tensor]]) -> Iterator[Shot]:
         """Each of `frames` (1, 3, height, width) at its working size, with the features of its maps; one at a time."""
@@ -74,8 +78,10 @@ class ClipPainter:
             now = next(sources)
             size = tuple(frame.shape[-2:])
             small = resize_image(frame, self.working_size(size))
-            features = self.painter.features(small, {name: now[name] for name in controls})
-            yield Shot(small, size, features, tuple(fit_mask(now[name], small) for name in masks), frame if needs_photo else None)
+            maps = self.painter.maps(small, {name: now[name] for name in controls})
+            watched = _watched(maps, small) if self.residual_threshold else None
+            yield Shot(small, size, self.painter.features_of(maps), tuple(fit_mask(now[name], small) for name in masks),
+                       frame if needs_photo else None, watched)  # fmt: skip
 
     def paint(self, shots: Iterable[Shot], window: int, overlap: int, first: int, lead: int) -> Iterator[Tensor]:
         """The painted frames, but those of the context; raises UsageError as `cut_windows` does."""
@@ -88,15 +94,24 @@ class ClipPainter:
         height, width = part.frames[0].frame.shape[-2:]
         many = frames_at_once((height, width), self.painter.device, 1 + len(self.regions))
         begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
+        noise: Tensor | None = None
         for start in range(begin, len(part.frames), many):
             shots = part.frames[start : start + many]
-            numbers = range(part.first + start, part.first + start + len(shots))
             scene = self._scene(shots)
-            noise = film_noise(scene.latents.shape[1:], self.seed, numbers, self.shared_noise)
+            noise = self._noise(part, scene.latents.shape[1:]) if noise is None else noise
+            context = max(part.context - start, 0)
             with self.as_clip(len(shots)):
-                images = self.painter.paint(scene, self.look, noise, self.seed).split(1)
-            for shot, image in list(zip(shots, images, strict=True))[max(part.context - start, 0) :]:
+                images = self.painter.paint(scene, self.look, noise[start : start + many], self.seed, context=context).split(1)
+            for shot, image in zip(shots[context:], images, strict=True):
                 yield self._finished(shot, image)
+
+    def _noise(self, part: Window[Shot], shape: Sequence[int]) -> Tensor:
+        """Noise (frames, channels, height, width) of all frames of a window, its context included, for latents of `shape`."""
+        noise = film_noise(shape, self.seed, range(part.first, part.first + len(part.frames)), self.shared_noise)
+        if not self.residual_threshold:
+            return noise
+        watched = torch.cat([shot.watched for shot in part.frames])
+        return copy_unmoved(noise, residual_mask(watched, tuple(shape[1:]), self.residual_threshold))
 
     def _scene(self, shots: Sequence[Shot]) -> Scene:
         features = {name: tuple(map(torch.cat, zip(*(shot.features[name] for shot in shots), strict=True))) for name in shots[0].features}
@@ -108,3 +123,13 @@ class ClipPainter:
         """The frame as it is given back."""
         image = image if self.keep_size else resize_image(image, shot.size)
         return finished(image, shot.photo, shot.masks, self.look)
+
+
+def _watched(maps: Mapping[str, Tensor], picture: Tensor) -> Tensor:
+    """What tells where a clip moves: the map of edges, else the first of the `maps` there are, else the `picture` itself; on the CPU.
+
+    Source: reference, section 6, which takes the first control map, that of edges unless told otherwise.
+    """
+    if maps:
+        return maps["edge" if "edge" in maps else min(maps)].cpu()
+    return pad_to_multiple(picture, MULTIPLE)[0].cpu()

@@ -64,7 +64,14 @@ class Painter:
 
     def features(self, picture: Tensor, controls: Mapping[str, Source]) -> dict[str, Residuals]:
         """Features of the adapters called as in `controls` for one `picture` (1, 3, height, width) at its working size."""
-        maps = {name: fit_control(name, source, picture, MULTIPLE).to(self.device) for name, source in controls.items()}
+        return self.features_of(self.maps(picture, controls))
+
+    def maps(self, picture: Tensor, controls: Mapping[str, Source]) -> dict[str, Tensor]:
+        """Maps (1, 3, height, width) in [0, 1] of the `controls` for one `picture` at its working size, grown to whole multiples."""
+        return {name: fit_control(name, source, picture, MULTIPLE).to(self.device) for name, source in controls.items()}
+
+    def features_of(self, maps: Mapping[str, Tensor]) -> dict[str, Residuals]:
+        """Features of the adapters called as the `maps`."""
         if maps:
             self.offload.use("adapters")
         return self.adapters.features(maps)
@@ -85,8 +92,11 @@ class Painter:
             masks = [fit_mask(region.mask, picture) for region in regions]
         return Scene(latents, size, code, features, tuple(masks), tuple(regions), photo)
 
-    def paint(self, scene: Scene, look: Look, noise: Tensor, seed: int, on_progress: OnProgress | None = None) -> Tensor:
-        """Pictures (batch, 3, height, width) in [-1, 1] of the working size from `noise` of the latents' shape, on the CPU."""
+    def paint(self, scene: Scene, look: Look, noise: Tensor, seed: int, on_progress: OnProgress | None = None, context: int = 0) -> Tensor:
+        """Pictures (batch - context, 3, height, width) in [-1, 1] of the working size from `noise` of the latents' shape, on the CPU.
+
+        The first `context` of the batch are not wanted as pictures.
+        """
         scheduler, steps = self.scheduler(look.scheduler or "ddim"), look.steps or self.steps
         layers = self._layers(scene, look)
         denoise = self._denoiser(scene, look, layers, scheduler, timesteps_of(scheduler, steps))
@@ -96,7 +106,7 @@ class Painter:
             photo = sum((layer.share for layer in layers if layer.style_scale == 0), torch.zeros_like(layers[0].share))
             result = torch.where(photo >= 1, scene.latents, result)
         self.offload.use("autoencoder")
-        return crop(self._codec(look.tile).decode(result).float(), scene.size).clamp(-1, 1).cpu()
+        return crop(self._codec(look.tile).decode(result[context:]).float(), scene.size).clamp(-1, 1).cpu()
 
     def _codec(self, tile: int | None) -> LatentCodec:
         return LatentCodec(self.autoencoder, **({"tile": tile // CELL} if tile else {}))
