@@ -66,9 +66,11 @@ def _run_line(line: str) -> int:
 @pytest.fixture
 def stand_ins(workplace, monkeypatch) -> None:
     """In place of the nets: a pipeline that returns its content, and a training run that is over at once."""
+    net = torch.nn.Identity()
     pipeline = SimpleNamespace(
+        model=net, autoencoder=net, style_encoder=net,
         defaults={"steps": 1}, encode_style=lambda styles: styles, stylize_image=lambda content, styles, **settings: content,
-        adapters=SimpleNamespace(names=("edge", "depth", "seg")), about={}, device=torch.device("cpu"), dtype=torch.float32, temporal=None,
+        adapters=SimpleNamespace(names=("edge", "depth", "seg"), adapters=dict.fromkeys(("edge", "depth", "seg"), net)), about={}, device=torch.device("cpu"), dtype=torch.float32, temporal=None,
         prepare=lambda content, styles, **settings: SimpleNamespace(content=content, features={}),
         paint=lambda scene, look, **settings: scene.content, looks_back=False, engine="torch", stylize_video=lambda frames, styles, **settings: frames,
     )  # fmt: skip
