@@ -43,6 +43,8 @@ def scene(tmp_path, monkeypatch):
 def test_pairs_by_file(scene):
     pairs = read_pairs(scene / "pairs.csv")
     assert pairs[1] == Pair("001", scene / "content" / "b.png", scene / "style" / "blue.png", "cold")
+    (scene / "spread.csv").write_bytes("\ufeffcontent, style, kind\r\na.png, red.png, warm\r\nb.png, blue.png, cold\r\n".encode())  # as spreadsheets do
+    assert read_pairs(scene / "spread.csv") == pairs[:2]
     (scene / "ours" / "extra.png").write_bytes((scene / "ours" / "000.png").read_bytes())
     (scene / "ours" / "002.png").unlink()
     found = match(pairs, {"ours": scene / "ours"})

@@ -33,3 +33,10 @@ def test_names_of_near_points_do_not_lie_over_each_other():
     svg = plots.scatter({name: (0.5, 0.5 + at / 1000) for at, name in enumerate("abcdef")} | {"far": (0.1, 0.1)}, "x", "y", "t")
     heights = sorted(float(y) for y, name in re.findall(r'<text x="[\d.]+" y="([\d.]+)" text-anchor="start">(\w)</text>', svg))
     assert len(heights) == 6 and min(b - a for a, b in zip(heights, heights[1:])) >= plots.LINE - 0.1
+
+
+def test_lines_stand_at_their_places():
+    svg = plots.lines({"a": [1, 1, 1]}, "scale", "y", "t", [0.0, 1.0, 4.0])
+    xs = [float(point.split(",")[0]) for point in re.search(r'<polyline points="([^"]*)"', svg)[1].split()]
+    assert (xs[2] - xs[1]) == pytest.approx(3 * (xs[1] - xs[0]), abs=0.3)
+    assert plots.lines({"a": [0.5]}, "frame", "y", "t").count("<polyline") == 1 and plots.lines({"a": []}, "x", "y", "t") == ""

@@ -72,18 +72,18 @@ def bars(values: Mapping[str, Estimate], title: str) -> str:
     return _svg(WIDTH, height, "".join(parts))
 
 
-def lines(series: Mapping[str, Sequence[float]], x_label: str, y_label: str, title: str) -> str:
-    """A line for each method over frame numbers."""
+def lines(series: Mapping[str, Sequence[float]], x_label: str, y_label: str, title: str, places: Sequence[float] | None = None) -> str:
+    """A line for each method over `places` along the x axis (None: 0, 1, ..., such as numbers of frames)."""
     kept = {name: values for name, values in series.items() if len(values)}
     if not kept:
         return ""
-    longest = max(len(values) for values in kept.values())
+    places = range(max(2, *(len(values) for values in kept.values()))) if places is None else places
     heights = [0, *(value for values in kept.values() for value in values)]
     room = 1 + 0.06 * (1 + len(kept) // 3)
-    frame = _Frame([0, max(longest - 1, 1)], [*heights, max(heights) * room], x_label, y_label, title)
+    frame = _Frame([places[0], places[-1]], [*heights, max(heights) * room], x_label, y_label, title)
     parts = []
     for index, (name, values) in enumerate(kept.items()):
-        path = " ".join(f"{frame.x(at):.1f},{frame.y(value):.1f}" for at, value in enumerate(values))
+        path = " ".join(f"{frame.x(at):.1f},{frame.y(value):.1f}" for at, value in zip(places, values, strict=False))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color_of(index)}" stroke-width="1.6"><title>{escape(name)}</title></polyline>')
         parts.append(f'<text x="{LEFT + 8 + 130 * (index % 3)}" y="{TOP + 12 + 14 * (index // 3)}" fill="{color_of(index)}">{escape(name)}</text>')
     return frame.wrapped("".join(parts))

@@ -61,8 +61,9 @@ def sweep_page(points: Sequence[Point], chosen: int, labels: dict[str, str]) -> 
     if len(keys) > 1:
         drawn += [heat(points, x, y, name, label) for x, y in combinations(keys, 2) for name, label in labels.items()]
     else:
-        drawn += [plots.lines({label: [p.means[name] for p in sorted(points, key=lambda p: p.values[keys[0]])]}, f"{keys[0]}, in order", label, label)
-                  for name, label in labels.items()]  # fmt: skip
+        ranked = sorted(points, key=lambda p: p.values[keys[0]])
+        places = [p.values[keys[0]] for p in ranked]
+        drawn += [plots.lines({label: [p.means[name] for p in ranked]}, keys[0], label, label, places) for name, label in labels.items()]
     rows = [
         ("", [f"<td>{'<b>' if at == chosen else ''}{at}{' (chosen)</b>' if at == chosen else ''}{' front' if at in best else ''}</td>",
               *(f"<td>{p.values[key]:g}</td>" for key in keys), *(f"<td>{number(p.means[name])}</td>" for name in labels)])
