@@ -6,16 +6,12 @@ Run it on an idle machine: `python benchmarks/engines.py`. Runs take turns as in
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from stylize_image import GRAIN, WAITING, _sizes, pictures, square
+from stylize_image import common_parser, pictures, run_and_report, square
 from timing import interleaved, ratio
 
 if TYPE_CHECKING:
@@ -33,32 +29,17 @@ STEP = 3
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print the tables and, with `--json`, write the figures to a file."""
-    options = parse(words)
-    os.environ.update(WAITING, OMP_NUM_THREADS=str(options.threads))
-    from hicast.errors import HicastError
-
-    try:
-        report = measure(options)
-    except HicastError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
-    print("\n".join(lines(report)))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    run_and_report(parse(words), measure, lines)
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options."""
-    parser = argparse.ArgumentParser(description="Time the engines of hicast on the CPU, beside Magenta.")
-    parser.add_argument("content", nargs="?", type=Path, help="a photo (default: one of examples/)")
-    parser.add_argument("style", nargs="?", type=Path, help="a painting (default: one of examples/)")
-    parser.add_argument("--model", default="compact", help="compact or a folder laid out like it")
+    """The options, with `sizes` and `repeats` filled in."""
+    parser = common_parser("Time the engines of hicast on the CPU, beside Magenta.")
     parser.add_argument("--dtype", default="auto", help="precision of both engines (default: what the machine is fast in)")
-    parser.add_argument("--sizes", type=_sizes, default=[256, 384, 512, 1024], metavar="N,N", help=f"sides, multiples of {GRAIN} (default: 256,384,512,1024)")
     parser.add_argument("--frames", type=int, default=28, metavar="N", help="frames of a clip of 256 x 448 pixels, 0 for none (default: 28)")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that the figures are medians of (default: 7)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads, for everybody (default: 2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    options.sizes, options.repeats = options.sizes or [256, 384, 512, 1024], options.repeats or 9
+    return options
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median, median_low
@@ -35,29 +35,39 @@ MOST_COMMANDS = 5
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print the tables and, with `--json`, write the figures to a file."""
-    options = parse(words)
+    run_and_report(parse(words), measure, lines)
+
+
+def run_and_report(options: argparse.Namespace, measure: Callable[..., dict[str, Any]], lines: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+    """`measure(options)` with threads that sleep while they wait; print its `lines` and, with `--json`, write it to a file."""
     os.environ.update(WAITING, OMP_NUM_THREADS=str(options.threads))
     from hicast.errors import HicastError
 
     try:
         report = measure(options)
     except HicastError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     print("\n".join(lines(report)))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with `sizes` and `repeats` filled in."""
-    parser = argparse.ArgumentParser(description="Time hicast stylize-image on the CPU, beside a plain diffusers loop and Magenta.")
+def common_parser(description: str) -> argparse.ArgumentParser:
+    """Pictures, model, sizes, rounds and threads: what timing pictures takes."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("content", nargs="?", type=Path, help="a photo (default: one of examples/)")
     parser.add_argument("style", nargs="?", type=Path, help="a painting (default: one of examples/)")
     parser.add_argument("--model", default="compact", help="compact or a folder laid out like it")
-    parser.add_argument("--sizes", type=_sizes, metavar="N,N", help=f"sides in pixels, multiples of {GRAIN} (default: 256,512,1024)")
+    parser.add_argument("--sizes", type=_sizes, metavar="N,N", help=f"sides in pixels, multiples of {GRAIN} (default: from 256 to 1024)")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds that the figures are medians of (default: 9)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads, for everybody (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    return parser
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The options, with `sizes` and `repeats` filled in."""
+    parser = common_parser("Time hicast stylize-image on the CPU, beside a plain diffusers loop and Magenta.")
     parser.add_argument("--quick", action="store_true", help="256 pixels and 2 rounds, to see that it runs")
     options = parser.parse_args(words)
     options.sizes = options.sizes or ([256] if options.quick else [256, 512, 1024])

@@ -30,6 +30,7 @@ def bench(
     overwrite: options.Overwrite = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    engine: options.Engine = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -42,7 +43,7 @@ def bench(
 
     if output:
         check_target(output, overwrite)
-    flags = {key: value for key, value in (("model", model), ("device", device), ("dtype", dtype)) if value is not None}
+    flags = {key: value for key, value in (("model", model), ("device", device), ("dtype", dtype), ("engine", engine)) if value is not None}
     settings = StylizeSettings(**flags)
     check_device(settings)
     asked = words.listed(adapters)
@@ -52,6 +53,7 @@ def bench(
     from hicast.pipeline import HiCastPipeline
 
     more = {"adapters": joined} if joined else {}
+    more |= {"engine": settings.engine, "on_note": console.info}
     pipeline = HiCastPipeline.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype, **more)
     names = [word.partition("=")[0] for word in asked] if asked is not None else list(pipeline.adapters.names)
     place = pipeline.device.type
@@ -59,7 +61,7 @@ def bench(
     with console.progress("rounds") as on_progress:
         rows = measure(wanted, place, warm_up=warm_up, repeats=repeats, on_progress=on_progress)
     rows = compared(rows, earlier) if earlier else rows
-    where = describe(settings.model, place, str(pipeline.dtype).removeprefix("torch."))
+    where = describe(settings.model, place, str(pipeline.dtype).removeprefix("torch."), pipeline.engine)
     other = differences(where, earlier) if earlier else []
     report = {**where, "repeats": repeats, "cases": rows} | ({"differences": other} if earlier else {})
     if output:

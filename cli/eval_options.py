@@ -12,8 +12,8 @@ from hicast.config.layers import parse_set
 from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
 from hicast.errors import UsageError
 
-from .batch import check_device
 from .console import Console
+from .request import check_device, chosen_engine
 
 if TYPE_CHECKING:
     from hicast.evaluation.painter import Painter
@@ -111,15 +111,16 @@ def open_painter(console: Console, wanted: Wanted, weights: dict[str, Path]) -> 
     from hicast.pipeline import HiCastPipeline
 
     more = {"adapters": settings.adapter_folders} if settings.adapter_folders else {}
+    more |= {"engine": chosen_engine(settings, console.info), "on_note": console.info}
     pipeline = HiCastPipeline.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype, **more)
-    console.detail(f"model {settings.model} loaded")
+    console.detail(f"model {settings.model} loaded, engine {pipeline.engine}")
     below = {key: value for key, value in pipeline.defaults.items() if key not in settings.model_fields_set}
     settings = settings.model_copy(update=below)
     lacking = [name for name in used_adapters(settings) if name not in pipeline.adapters.names and name not in wanted.asked]
     for name in lacking:
         console.info(f"adapter {name} of the preset is left out: model {settings.model} has none")
     kept = {name: use for name, use in settings.adapters.items() if name not in lacking}
-    return Painter(pipeline, weights), settings.model_copy(update={"adapters": kept})
+    return Painter(pipeline, weights), settings.model_copy(update={"adapters": kept, "engine": pipeline.engine})
 
 
 def show_table(console: Console, done: Evaluation) -> None:

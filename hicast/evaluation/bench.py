@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BASE, CLIP, TEMPORAL = "base", "clip, frame by frame", "clip, temporal layers"
 PAINTING_SIDE = 256
-CIRCUMSTANCES = ("hicast", "torch", "model", "device", "processor", "threads", "dtype")
+CIRCUMSTANCES = ("hicast", "torch", "model", "device", "processor", "threads", "dtype", "engine")
 
 OnProgress = Callable[[int, int], None]
 
@@ -184,13 +184,13 @@ def _wait(device: str) -> None:
         getattr(torch, device).synchronize()
 
 
-def describe(model: str, device: str, dtype: str) -> dict[str, Any]:
+def describe(model: str, device: str, dtype: str, engine: str = "torch") -> dict[str, Any]:
     """Where and with what the figures were taken."""
     import torch
 
     processor = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {"hicast": __version__, "torch": torch.__version__, "model": model, "device": device, "processor": processor,
-            "threads": torch.get_num_threads(), "dtype": dtype}  # fmt: skip
+            "threads": torch.get_num_threads(), "dtype": dtype, "engine": engine}  # fmt: skip
 
 
 def _processor() -> str:
