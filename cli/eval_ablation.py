@@ -72,11 +72,11 @@ def eval_ablation(
     check_sets(asked, len(chosen))
     chosen = ablation.kinds_from_names(chosen) if kinds_from_names else chosen
     clip_pairs = [replace(pair, kind="") for pair in all_pairs(video, style or chosen[0].style.parent, VIDEOS)[:limit]] if video else []
+    opened = open_scene(asked, files, drawn, device or "auto", console.info)
     work = ablation.Work([], {}, {})
     console.interrupt_advice = "the same command goes on with the results that are missing"
     for name, place in {"": wanted.settings.model, **rivals}.items():
         _paint(console, wanted.of(place), files, f"{name}: " if name else "", (chosen, clip_pairs), adapter_weight, output, work)
-    opened = open_scene(asked, files, drawn, device or "auto", console.info)
     with console.progress("measuring") as on_progress:
         done = evaluate(Pairing(chosen, work.pictures), opened.metrics, opened.eye, size=size, inception=opened.inception,
                         set_metrics=opened.sets, on_progress=on_progress)  # fmt: skip

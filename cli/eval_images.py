@@ -60,10 +60,10 @@ def eval_images(
     check_report(output, overwrite)
     pairing = pair_up(content, style, pairs, folders)
     check_sets(asked, len(pairing.pairs))
+    opened = open_scene(asked, files, drawn, device or "auto", console.info)
     failed: list[dict[str, str]] = []
     if wanted and name:
         pairing = replace(pairing, results={name: paint(console, wanted, files, pairing.pairs, output / name, failed), **pairing.results})
-    opened = open_scene(asked, files, drawn, device or "auto", console.info)
     with console.progress("measuring") as on_progress:
         done = evaluate(pairing, opened.metrics, opened.eye, size=size, batch=batch, inception=opened.inception,
                         set_metrics=opened.sets, on_progress=on_progress)  # fmt: skip

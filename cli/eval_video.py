@@ -66,10 +66,10 @@ def eval_video(
     check_size(size)
     check_report(output, overwrite)
     pairing = pair_up(content, style, pairs, folders, VIDEOS)
+    opened = open_scene(asked if asked is not None else CLIP_METRICS, files, drawn, device or "auto", console.info)
     failed: list[dict[str, str]] = []
     if wanted and name:
         pairing = replace(pairing, results={name: paint(console, wanted, files, pairing.pairs, output / name, failed), **pairing.results})
-    opened = open_scene(asked if asked is not None else CLIP_METRICS, files, drawn, device or "auto", console.info)
     with console.progress("measuring") as on_progress:
         result = evaluate_clips(pairing, opened.metrics, opened.eye, size=size, flow=flow, gap=gap, on_progress=on_progress)
     written = write_report(result.done, output, "Stylized clips", result.still, series=result.series, overwrite=overwrite)

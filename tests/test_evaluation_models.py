@@ -186,6 +186,9 @@ def test_ablation_from_end_to_end(scene, model, capsys):
     out, err = capsys.readouterr()
     assert len(painted) == 2 and [path.stat().st_mtime_ns for path in painted] == stamps
     assert err.count("content/gone.png: expected a picture, found no such file") == 1 and "1 file could not be used" in err
+    bad = ["eval", "images", "--pairs", "pairs.csv", "--model", str(model), "--metrics", "lpips", "--weights", "lpips=content", "-o", "bad"]
+    assert main.run(bad) == 1 and not (scene / "bad").exists()  # weights are opened before anything is painted
+    assert "weights: expected .safetensors or .pth files in content, found none" in capsys.readouterr().err
     few = ["eval", "ablation", "--pairs", "pairs.csv", "--model", str(model), "--metrics", "fid", "--weights", "inception=none", "-o", "few"]
     assert main.run(few) == 2 and not (scene / "few").exists()
     assert "fid: expected 2048 pairs or more, found 3, with which it means nothing" in capsys.readouterr().err
