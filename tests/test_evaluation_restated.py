@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from hicast.errors import UsageError
-from hicast.evaluation import frechet, runner, style
+from hicast.evaluation import content, frechet, runner, style
 from hicast.evaluation.clips import drift
 from hicast.evaluation.eye import Eye
 from hicast.evaluation.lattice import lattice
@@ -124,3 +124,22 @@ def test_sets_are_compared_pair_by_pair_and_small_ones_left_out(two, tmp_path, m
     assert np.isnan(done.whole["few"]["fid"]) and "few: 1 results are too few for fid and artfid, which need 4" in done.notes
     with pytest.raises(UsageError, match="fid: expected 4 pairs or more, found 2"):
         evaluate(Pairing(pairs[:2], results), [gap], two[0].eye, size=40, inception=inception, set_metrics=["fid"])
+
+
+def test_depth_is_compared_without_the_slope_that_nearly_all_pictures_share():
+    x, y = (torch.rand(1, 3, 12, 20, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    down, across = np.mgrid[0:12, 0:20]
+    plane = np.stack([np.ones(240), down.ravel(), across.ravel()], 1)
+    rests = [v[0, 0].double().numpy().ravel() - plane @ np.linalg.lstsq(plane, v[0, 0].double().numpy().ravel(), rcond=None)[0] for v in (x, y)]
+    assert content.without_plane(x)[0, 0].numpy().ravel() == pytest.approx(rests[0], abs=1e-9)
+    slope = torch.from_numpy(5.0 * down + 0.5 * across).float()
+    eye = Eye("none", None, torch.device("cpu"))
+    assert content.map_correlation(x + slope, y + slope) > 0.98  # the slope hides that they have nothing in common
+    sights = [Sight(np.full((12, 20, 3), at, np.uint8), eye) for at in (0, 255)]
+
+    def extractor(image):
+        return (x if image.mean() < 0 else y)[:, :1].expand(-1, 3, -1, -1) + slope
+
+    assert content.control_fidelity(*sights, "depth", extractor) == pytest.approx(np.corrcoef(*rests)[0, 1], abs=1e-5)
+    flat = content.without_plane(slope.expand(1, 3, -1, -1))
+    assert content.map_correlation(flat, flat) == 1 and content.map_correlation(flat, content.without_plane(x)) == 0

@@ -17,6 +17,9 @@ CFSD_STRIDE = 2
 
 _SSIM_SIGMA, _SSIM_REACH = 1.5, 5
 _SSIM_CONSTANTS = (0.01**2, 0.03**2)
+_FLAT = 1e-6
+"""What is left of a map that is a plane, but for rounding."""
+
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -101,18 +104,32 @@ def map_correlation(ours: Tensor, target: Tensor) -> float:
     return (x @ y).item() / scale
 
 
+def without_plane(drawn: Tensor) -> Tensor:
+    """A map (..., height, width) less the plane a + b x + c y that fits it best (least squares), in float64."""
+    height, width = drawn.shape[-2:]
+    across, down = (torch.linspace(-1, 1, side, dtype=torch.float64, device=drawn.device) for side in (width, height))
+    values, slopes = drawn.double() - drawn.double().mean((-2, -1), keepdim=True), []
+    for line in (across.expand(height, width), down[:, None].expand(height, width)):
+        slopes.append((values * line).sum((-2, -1), keepdim=True) / line.square().sum() * line)
+    rest = values - slopes[0] - slopes[1]
+    return torch.where(rest.abs().amax((-2, -1), keepdim=True) < _FLAT, 0.0, rest)
+
+
 def map_agreement(ours: Tensor, target: Tensor) -> float:
     """Share of places at which two maps (1, 3, height, width) of region colours have the same one."""
     return ((ours - target).abs().amax(1) < 0.5 / 255).double().mean().item()
 
 
 def control_fidelity(result: Sight, content: Sight, name: str, extractor: Extractor) -> float:
-    """How far the map that `extractor` draws of the result is that of the content; `seg` compares regions, all else strengths.
+    """How far the map that `extractor` draws of the result is that of the content: `seg` by `map_agreement`, `edge` by
+    `map_correlation`, and `depth` by that of maps `without_plane`, for depth falls from bottom to top in nearly all pictures.
 
     Differs from the published training loss, a squared error: figures of different extractors can be compared.
     """
     maps = [sight.once(("map", name), lambda sight=sight: _map(sight, extractor)) for sight in (result, content)]
-    return map_agreement(*maps) if name == "seg" else map_correlation(*maps)
+    if name == "seg":
+        return map_agreement(*maps)
+    return map_correlation(*(map(without_plane, maps) if name == "depth" else maps))
 
 
 def _map(sight: Sight, extractor: Extractor) -> Tensor:
