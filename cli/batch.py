@@ -186,6 +186,8 @@ class Batch(ABC):
             self.pipeline.compile()
         self.guides = self._open_guides(resolve_stylize(self.request.layers, self.pipeline.defaults))
         self.settings = self.guides.settings
+        if self.settings.scheduler == "lcm" and not self.pipeline.takes_lcm:
+            self.console.info(f"scheduler lcm: model {self.settings.model} does not say that it was distilled for it; where results are blurred, take dpmpp or unipc")
         paintings = [(to_tensor(style.pixels), weight) for style, weight in self.request.styles]
         self.code = self.pipeline.encode_style(paintings, **square_of(self.settings))
         self.console.detail(f"model {self.settings.model} loaded in {perf_counter() - start:.2f} s, engine {self.pipeline.engine}")

@@ -226,7 +226,7 @@ def _parts(folder: Path, prefix: str = "") -> list[dict[str, Any]]:
 
 
 def _about(metadata: dict[str, str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in metadata.items() if key not in ("component", "format_version"))
+    return ", ".join(f"{key} {value}" for key, value in sorted(metadata.items()) if key not in ("component", "format_version"))
 
 
 def _size(folder: Path) -> int:

@@ -105,6 +105,14 @@ class HiCastPipeline:
         return self.index["noise_scale"]
 
     @property
+    def takes_lcm(self) -> bool:
+        """Whether the net's own prediction is a finished picture at any step, which the scheduler `lcm` asks for.
+
+        True of nets that predict the sample, and of those with the embedded guidance that distillation adds (arXiv 2310.04378).
+        """
+        return self.scheduler_config.get("prediction_type", "epsilon") == "sample" or self.model.has_embedded_scale
+
+    @property
     def engine(self) -> str:
         """What runs the denoising net: `torch` or `openvino`."""
         return self._engine.name

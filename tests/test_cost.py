@@ -107,6 +107,15 @@ def test_every_sampler_works_in_few_steps(pipeline, frames, code, name):
     assert result.isfinite().all() and not torch.equal(result, small)
 
 
+def test_lcm_is_told_to_be_for_distilled_nets(folder, workplace, make_pipeline, capsys):
+    words = ["stylize-image", "photo.jpg", "--style", "painting.jpg", "--model", str(folder), "--size", "32", "--steps", "1", "--dtype", "float32"]
+    for scheduler, notes in (("lcm", 1), ("unipc", 0)):
+        assert run([*words, "--scheduler", scheduler, "-o", f"{scheduler}.png"]) == 0
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == notes and all("does not say that it was distilled for it; where results are blurred, take dpmpp or unipc" in line for line in told)
+    assert make_pipeline().takes_lcm, "a net that predicts the sample needs no distillation to be asked so"
+
+
 def test_slices_of_a_clip_give_what_the_whole_gives(pipeline, frames, monkeypatch):
     codec = LatentCodec(pipeline.autoencoder)
     with torch.inference_mode():
