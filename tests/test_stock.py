@@ -288,3 +288,20 @@ def test_losses_that_ask_for_noise_need_a_net_that_predicts_it():
 
 def test_style_encoder_of_the_preset_has_no_tokens(config):
     assert "token_mean" not in dict(StyleEncoder(**config.style_encoder).named_buffers())
+
+
+def test_other_stages_keep_the_net_that_is_in_the_users_folder_of_models(tiny, tmp_path, monkeypatch, capsys):
+    """`--model sd15` is the converted net where it is there; a fresh one of that size is refused, which was a TypeError."""
+    from hicast.training import start
+
+    models = tmp_path / "models"
+    monkeypatch.setenv("HICAST_MODELS", str(models))
+    for stage, more in (("adapter", ["--control", "edge"]), ("temporal", [])):
+        words = ["train", "--stage", stage, "--model", tiny, "--content", "photos", "--style", "paintings", "--output", "out", *more, "--preset", f"debug-{stage}"]
+        assert run(words) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"--from: expected the net for pictures that the stage {stage} keeps, found none; name a run of the stage image. For --model tiny: hicast models pull fast" in error
+    (models / tiny / "unet").mkdir(parents=True)
+    (models / tiny / "model_index.json").write_text('{"_class_name": "HiCastPipeline", "format": 1}')
+    assert start.base_of_adapter(None, tiny) == (models / tiny, None)
+    assert start.own_net(None, "debug") is None and start.own_net("runs/x", tiny) == "runs/x" and start.own_net(None, tiny) == tiny

@@ -221,6 +221,8 @@ def test_result_refers_to_its_base_and_says_what_it_is(tmp_path: Path, folders: 
     begun, base = start.clip_pipeline(going_on, pytest.fail)
     assert base.samefile(tmp_path / "whole")
     assert all(torch.equal(value, begun.temporal.state_dict()[name]) for name, value in again.temporal.state_dict().items())
+    kept, _ = start.clip_pipeline(going_on.model_copy(update={"temporal": {"zero_start": True}}), pytest.fail)
+    assert all(torch.equal(value, kept.temporal.state_dict()[name]) for name, value in again.temporal.state_dict().items()), "a start is for new layers"
     with pytest.raises(ModelError, match="expected temporal layers as the settings say, found others in attention; leave temporal out"):
         start.clip_pipeline(going_on.model_copy(update={"temporal": {"attention": "frame"}}), pytest.fail)
 

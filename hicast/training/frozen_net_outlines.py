@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from hicast.controls.hed import Hed
 from hicast.diffusion.prediction import clean_estimate
 from hicast.diffusion.sampling import make_scheduler
 from hicast.encoders.vgg import STYLE_TAPS
-from hicast.io.weights import SHIPPED_MODELS
 from hicast.models.adapters import AdapterSet, adapter_widths
 from hicast.models.build import build_model
 from hicast.models.temporal import TemporalLayers
@@ -25,7 +23,7 @@ from hicast.training.image_terms import TAPS
 from hicast.training.memory import Outline
 from hicast.training.outlines import frozen, judges, meta, of_features, of_picture, predict
 from hicast.training.repaint_stage import taps
-from hicast.training.start import fresh_adapter, layer_choices, model_config
+from hicast.training.start import fresh_adapter, layer_choices, model_config, own_net
 from hicast.training.temporal_terms import Steadied, temporal_terms
 from hicast.training.tracks import frame_pairs
 
@@ -102,7 +100,7 @@ def outline_temporal(settings: TemporalTraining) -> Outline:
 
 def _is_saved(settings: AdapterTraining | TemporalTraining) -> bool:
     """Whether the net for pictures is a fresh one, which is saved with the result in the precision that it came with."""
-    return settings.start is None and settings.model not in SHIPPED_MODELS and not Path(settings.model).is_dir()
+    return own_net(settings.start, settings.model) is None
 
 
 def _compare(settings: AdapterTraining) -> tuple[Callable[[Tensor], Tensor] | None, tuple[nn.Module, ...]]:

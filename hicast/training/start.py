@@ -31,7 +31,7 @@ def model_config(model: str) -> ModelConfig:
     """The shape of the net called `model`: a name of `presets/models`, or a model folder."""
     if model in list_presets("models"):
         return validate(load_preset(model, "models"), ModelConfig, f"model {model}")
-    folder = Path(model)
+    folder = installed_models().get(model, Path(model))
     if not (folder / "unet").is_dir():
         raise UsageError(f"model: expected a model folder, found {model}; {name_advice(model, list_presets('models'))}")
     parts = {"autoencoder": "vae", "style_encoder": "style_encoder", "content_projection": "content_projection", "unet": "unet"}
@@ -93,15 +93,29 @@ def _no_start(start: str, stage: str, earlier: tuple[str, ...], found: str) -> M
     return ModelError(f"--from {start}: expected the result of the stage {' or '.join(earlier)} to begin the stage {stage} with, found {found}")
 
 
+def own_net(start: str | None, model: str) -> str | None:
+    """What the stages `adapter` and `temporal` take the net for pictures from: `--from`, else a `model` that has weights; None: it is made anew."""
+    here = model in (*SHIPPED_MODELS, *installed_models()) or Path(model).is_dir()
+    return start or (model if here else None)
+
+
+def check_fresh(config: ModelConfig, model: str, stage: str) -> None:
+    """Raise UsageError where a fresh net for pictures would be one of Stable Diffusion's size, which none of these stages trains."""
+    if config.stock:
+        raise UsageError(f"--from: expected the net for pictures that the stage {stage} keeps, found none; name a run of the stage image. For --model {model}: {WHERE_FROM}")
+
+
 def base_of_adapter(start: str | None, model: str) -> tuple[Path | None, Path | None]:
     """The folder of the whole net that an adapter is trained for, and that of the earlier adapter's run that `--from` may name.
 
     `--from`, or without it the `model` where that is a folder or ships; (None, None) for a net that lies nowhere. Raises ModelError
     for a folder without such a net, or whose base has moved.
     """
-    if start is None and model not in SHIPPED_MODELS and not Path(model).is_dir():
+    begin = own_net(start, model)
+    if begin is None:
+        check_fresh(model_config(model), model, "adapter")
         return None, None
-    expected = (start or model, "adapter", ("image", "adapter"))
+    expected = (begin, "adapter", ("image", "adapter"))
     folder = _resolved(*expected)
     bases = with_bases(folder) if (folder / INDEX_FILE).is_file() else [folder]
     if not (bases[-1] / "unet").is_dir():
@@ -138,9 +152,9 @@ def clip_pipeline(settings: TemporalTraining, fresh: Callable[[ModelConfig], HiC
     learning, else new ones are made. Raises ModelError for a folder without a net or of another shape.
     """
     config = model_config(settings.model)
-    begin = settings.start or (settings.model if settings.model in SHIPPED_MODELS or Path(settings.model).is_dir() else None)
-    base, pipeline = None, None
+    begin, base, pipeline = own_net(settings.start, settings.model), None, None
     if begin is None:
+        check_fresh(config, settings.model, "temporal")
         pipeline = fresh(config)
     else:
         expected = (begin, "temporal", ("image", "temporal"))
@@ -176,7 +190,7 @@ def _layers(settings: TemporalTraining, config: ModelConfig, pipeline: HiCastPip
     if pipeline.temporal is None:
         return layers
     wanted, found = (json.loads(json.dumps(dict(each.config), default=str)) for each in (layers, pipeline.temporal))
-    differing = [key for key in wanted if not key.startswith("_") and wanted[key] != found.get(key)]
+    differing = [key for key in wanted if not key.startswith("_") and key != "zero_start" and wanted[key] != found.get(key)]  # it is for new ones
     if differing:
         raise ModelError(
             f"--from {settings.start}: expected temporal layers as the settings say, found others in {', '.join(differing)}; "
