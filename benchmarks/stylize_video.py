@@ -57,6 +57,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--long", type=int, default=2000, metavar="N", help="frames of the long clip, whose memory is compared; 0 for none (default: 2000)")
     parser.add_argument("--side", type=int, default=256, metavar="N", help="short side of the clip (default: 256)")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
+    parser.add_argument("--engine", default="auto", help="what runs the net: torch or openvino (default: auto)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds, of which the median counts (default: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--worker", nargs=2, metavar=("ROW", "CLIP"), help=argparse.SUPPRESS)
@@ -83,7 +84,7 @@ def cut_clip(source: Path, target: Path, frames: int, side: int) -> Path:
 
 def measure(options: argparse.Namespace, name: str, clip: Path) -> dict[str, Any] | None:
     """The figures of one row from a fresh process; None where it cannot be had."""
-    passed = ["--threads", str(options.threads), "--side", str(options.side), "--worker", name, str(clip)]
+    passed = ["--threads", str(options.threads), "--side", str(options.side), "--engine", options.engine, "--worker", name, str(clip)]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, __file__, str(options.clip), str(options.painting), *passed]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -121,7 +122,7 @@ def own_painter(options: argparse.Namespace, name: str, spent: dict[str, float])
     from hicast.pipeline import HiCastPipeline
 
     kind, _, folder = name.partition(":")
-    pipeline = HiCastPipeline.from_pretrained(folder or "compact", "cpu")
+    pipeline = HiCastPipeline.from_pretrained(folder or "compact", "cpu", engine=options.engine)
     settings = resolve_stylize(stylize_layers("stylize-video", "balanced" if folder else kind)[1], pipeline.defaults)
     code = pipeline.encode_style([(to_tensor(load_picture(options.painting).pixels), 1.0)])
     timer, video = NetTimer(pipeline), settings.video

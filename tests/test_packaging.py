@@ -32,11 +32,14 @@ def test_mapped_folders_stand_at_the_top_only():
 def source(tmp_path_factory) -> Path:
     """A copy of all that a build reads, without the large weights."""
     folder = tmp_path_factory.mktemp("source")
-    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.net")
     for name in ("hicast", "cli", "presets"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]):
         shutil.copy(ROOT / name, folder / name)
+    converted = folder / "hicast" / "weights" / "compact" / ".compiled" / "unet.net"
+    converted.parent.mkdir(exist_ok=True)
+    converted.touch()
     return folder
 
 
@@ -69,6 +72,7 @@ def test_wheel(source, tmp_path):
     assert PROJECT["project"]["scripts"] == {"hicast": "hicast.cli.main:app"}
     (scripts,) = site.glob("hicast-*.dist-info/entry_points.txt")
     assert "hicast = hicast.cli.main:app" in scripts.read_text()
+    assert list(site.rglob("model_index.json")) and not list(site.rglob("*.net"))
     shipped = {str(path.relative_to(source)) for path in (source / "presets").rglob("*.yaml")}
     assert shipped == {str(path.relative_to(site / "hicast")) for path in (site / "hicast" / "presets").rglob("*.yaml")}
     place, *lines = _run_from(site, tmp_path)
