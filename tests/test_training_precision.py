@@ -1,6 +1,7 @@
 """Precision of the nets that do not train: in the stages that keep the net for pictures, it computes as `frozen_dtype` says."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,13 @@ from hicast.config.presets import load_preset
 from hicast.config.train import AdapterTraining, ImageTraining
 from hicast.config.train_layers import contradictions
 from hicast.errors import UsageError
-from hicast.training.memory import count
+from hicast.models.device import statistics_dtype
+from hicast.training.activations import Activations
+from hicast.training.memory import LIBRARIES, Counts, count, expected
 from hicast.training.processes import check_precision, open_accelerator
 from hicast.training.run import STAGES
-from hicast.training.trainer import Trainer
-from hicast.models.device import statistics_dtype
 from hicast.training.stage import Stage
+from hicast.training.trainer import Trainer
 
 
 def dtypes(*modules: nn.Module) -> set[torch.dtype]:
@@ -97,3 +99,16 @@ def test_memory_told_before_knows_the_precision_of_the_frozen_net():
     assert counts["bfloat16"].predict.whole < 0.7 * counts["float32"].predict.whole
     fresh = {kind: count(STAGES["adapter"].outline(settings.model_copy(update={"frozen_dtype": kind, "model": "debug"}))).frozen for kind in ("float32", "bfloat16")}
     assert fresh["bfloat16"] > fresh["float32"] - 2 * (vgg + 1.26e6), "the fresh net has a copy, so its original counts too"
+
+
+def test_reading_the_nets_counts_where_it_is_the_worst_moment():
+    """Nets are read in float32 and then cast: for a lean run that may need more than the run itself."""
+    cpu, none = torch.device("cpu"), Activations(0, 0, 0)
+    lean = Counts(trained=4 * 10**6, frozen=2 * 10**9, predict=none, judge=none, loading=4 * 10**9)
+    parts = expected(ImageTraining(), lean, {}, cpu)
+    assert sum(parts.values()) == 4 * 10**9 + 4 * 10**6 + LIBRARIES and parts["loading"] > 10**9
+    assert "loading" not in expected(ImageTraining(), replace(lean, loading=10**9), {}, cpu)
+    assert lean.scaled(0.5).loading == lean.loading
+    values = {key: value for key, value in load_preset("compact-adapter", "train").items() if key not in ("stage", "description")}
+    found = count(STAGES["adapter"].outline(AdapterTraining(**values, control="edge"))).loading
+    assert found == pytest.approx(4 * (13.4e6 + 14_714_688 + 1.26e6) + 2 * 14_714_688, rel=0.03)

@@ -99,11 +99,13 @@ class Counts:
     judge: Activations
     latents: int = 0
     """Values in the latent of a sample."""
+    loading: int = 0
+    """Frozen nets while they are read: in float32, beside the file of the largest in float16."""
 
     def scaled(self, pixels: float) -> Counts:
         """The same for samples of `pixels` times as many pixels: attention keeps no matrix, so all activations grow alike."""
         parts = [Activations(*(round(pixels * size) for size in (part.whole, part.kept, part.largest_block))) for part in (self.predict, self.judge)]
-        return Counts(self.trained, self.frozen, *parts, round(pixels * self.latents))
+        return Counts(self.trained, self.frozen, *parts, round(pixels * self.latents), self.loading)
 
 
 def count(outline: Outline) -> Counts:
@@ -116,14 +118,16 @@ def count(outline: Outline) -> Counts:
     frozen = sum(parameter.numel() * (4 + parameter.element_size()) for module in outline.frozen for parameter in module.parameters())
     frozen += sum(parameter.numel() * parameter.element_size() for module in outline.borrowed for parameter in module.parameters())
     trained = 4 * sum(p.numel() for module in outline.trained for p in module.parameters() if p.requires_grad)
-    return Counts(trained, frozen, predict, judge, outline.latents)
+    sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (*outline.frozen, *outline.borrowed)]
+    return Counts(trained, frozen, predict, judge, outline.latents, 4 * sum(sizes) + 2 * max(sizes, default=0))
 
 
 def expected(settings: TrainSettings, counts: Counts, pictures: Mapping[str, int], device: torch.device, processes: int = 1) -> dict[str, int]:
     """Bytes by part, on the GPU for device `cuda`, else in the memory that all processes of this machine share.
 
     AdamW keeps two moments, the averages one copy; several processes gather gradients in buckets as large as these. A GPU
-    updates all weights at once, which takes one more copy when activations are gone.
+    updates all weights at once, which takes one more copy when activations are gone. On a CPU frozen nets are read in float32 before
+    they are cast, which may be the worst moment itself.
     """
     here = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     samples = settings.batch_size // (processes * settings.accumulate)
@@ -143,6 +147,8 @@ def expected(settings: TrainSettings, counts: Counts, pictures: Mapping[str, int
     }
     if device.type != "cuda":
         parts |= {"pictures": _pictures(settings, counts, pictures, samples), "libraries": LIBRARIES}
+        if (loading := counts.loading + counts.trained + LIBRARIES - sum(parts.values())) > 0:
+            parts["loading"] = loading
     return {name: here * size for name, size in parts.items()}
 
 
