@@ -16,6 +16,7 @@ from hicast.diffusion.sampling import draw_noise, make_scheduler
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.engines.running import Engine, OnNote
+from hicast.errors import UsageError
 from hicast.io.bases import TEMPORAL
 from hicast.io.images import resize_image, working_size
 from hicast.io.weights import place, resolve_model
@@ -146,7 +147,12 @@ class HiCastPipeline:
         return self
 
     def compile(self, **options: Any) -> HiCastPipeline:
-        """Compile the U-Net, for the engine `torch`, at its first use (`options` are those of torch.compile); returns itself."""
+        """Compile the U-Net at its first use (`options` are those of torch.compile); returns itself.
+
+        Raises UsageError where another engine than `torch` runs it.
+        """
+        if self.engine != "torch":
+            raise UsageError(f"compile: expected the engine torch, found {self.engine}; load the model with engine='torch'")
         compile_unet(self.model.unet, **options)
         return self
 

@@ -89,7 +89,8 @@ def test_a_net_that_cannot_be_converted_is_left_to_torch_from_the_first_call_on(
     monkeypatch.setattr(OpenVinoUnet, "_opened", lambda self, inputs: 1 / 0)
     notes: list[str] = []
     pipeline, plain = _open(saved, notes), _open(saved, notes, "torch")
-    assert pipeline.engine == "openvino"
+    with pytest.raises(UsageError, match="^compile: expected the engine torch, found openvino; load the model with engine='torch'$"):
+        pipeline.compile()
     photo, painting = _picture(32, 48), [(_picture(32, 32, 1), 1.0)]
     expected = plain.stylize_image(photo, painting, size=32)
     for _ in range(2):
