@@ -230,7 +230,9 @@ def _about(metadata: dict[str, str]) -> str:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    from hicast.io.model_places import model_files
+
+    return sum(path.stat().st_size for path in model_files(folder))
 
 
 def _mb(size: int | None) -> str:

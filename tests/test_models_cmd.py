@@ -65,6 +65,13 @@ def test_list_and_info(published, place, capsys):
     assert lines[1].split()[:2] == ["compact", "shipped"] and "hicast models pull fast, or hicast models convert FOLDER" in lines[2]
     assert run(["models", "convert", str(published), "-q"]) == 0
     capsys.readouterr()
+    rows = []
+    for _ in range(2):  # nets that an engine has made of the weights are no part of the model
+        assert run(["models", "list", "--json"]) == 0
+        rows.append(json.loads(capsys.readouterr().out)[1])
+        (place / "sd15" / ".compiled").mkdir(exist_ok=True)
+        (place / "sd15" / ".compiled" / "a.net").write_bytes(b"x" * 1000)
+    assert rows[0] == rows[1] and rows[0]["bytes"] > 10**6
     assert run(["models", "info", "sd15", "--json"]) == 0
     about = json.loads(capsys.readouterr().out)
     parts = {part["part"]: part for part in about["parts"]}
