@@ -45,7 +45,7 @@ class AdapterSet(nn.Module):
             if adapter.config.adapter_type == "light_adapter":
                 given = (*given, given[-1])
             if given[: len(self.widths)] != self.widths:
-                raise ModelError(f"adapter '{name}': expected levels of widths {self.widths}, found {given}")
+                raise ModelError(f"adapter '{name}': expected levels of widths {self.widths}, found {given}; take one that was trained for this net")
         self.adapters = nn.ModuleDict(adapters)
 
     @property
