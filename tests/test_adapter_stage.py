@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
+import json
 import numpy as np
 import pytest
 import torch
@@ -227,7 +228,13 @@ def test_labels_of_regions_are_never_blended(stage_of, folders, tmp_path):
         picked = labels[np.random.default_rng(0).integers(0, 3, (5, 6))]
         return Image.fromarray(picked).resize((picture.width // 2, picture.height // 2), Image.Resampling.NEAREST)
 
-    stage = stage_of(control="seg", maps=_maps(tmp_path / "maps", folders[0], regions), losses={"control": 1.0}, loss_extractor="gradient")
+    maps = _maps(tmp_path / "maps", folders[0], regions)
+    names = ("regions", "regions", "person", "unheard-of")
+    for drawn, wanted in ((names[:2], "regions"), (names[:3], "maps"), (names[3:], "maps")):
+        entries = {f"{number}.png": {"extractor": name} for number, name in enumerate(drawn)}
+        (maps / "controls.json").write_text(json.dumps({"control": "seg", "maps": entries}))
+        stage = stage_of(control="seg", maps=maps, losses={"control": 1.0}, loss_extractor="gradient")
+        assert stage.drawing.extractor == wanted
     batch, terms = _terms(stage)
     assert set(map(tuple, batch.control.permute(0, 2, 3, 1).reshape(-1, 3).tolist())) == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
     _assert_live(stage, terms)

@@ -87,6 +87,16 @@ def _map_suffix(path: Path) -> str | None:
     return FILM_SUFFIX if path.suffix.lower() in VIDEOS.readable else None
 
 
+def drawn_by(folder: Path) -> str | None:
+    """The extractor that drew all maps of one control in `folder`, by the manifest there; None without one, and for maps of several."""
+    try:
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["maps"].values()
+        names = {entry["extractor"] for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return names.pop() if len(names) == 1 else None
+
+
 @dataclass
 class MapFolder:
     """The maps of one control below `root`, with their manifest: for each map its source, its extractor and its parameters."""

@@ -8,10 +8,11 @@ import torch
 
 from hicast.config.train import AdapterTraining
 from hicast.controls import CONTROLS, Extractor, ExtractorKind, find_any_extractor, find_extractor
+from hicast.controls.store import drawn_by
 from hicast.errors import InputError, UsageError
 
 OWN_MAPS = "maps"
-"""What an adapter's metadata says in place of an extractor where the maps came from a folder."""
+"""What an adapter's metadata says in place of an extractor where the maps came from a folder that does not name theirs."""
 
 NO_GRADIENT_AS_PUBLISHED = ("depth", "seg")
 """Controls whose published control term is computed without gradient (reference, 7.6)."""
@@ -83,7 +84,13 @@ def open_drawing(settings: AdapterTraining, device: torch.device) -> Drawing:
     needed = {name for name in ((draws if settings.maps is None else None), compares) if name}
     opened = {name: _all_kinds()[name].open(settings.extractor_weights.get(name), device, dtype) for name in sorted(needed)}
     same = settings.loss_extractor is None and draws is not None
-    return Drawing(draws or OWN_MAPS, opened.get(draws) if settings.maps is None else None, opened.get(compares), same, not dead)
+    return Drawing(draws or _drawn_by(settings) or OWN_MAPS, opened.get(draws) if settings.maps is None else None, opened.get(compares), same, not dead)
+
+
+def _drawn_by(settings: AdapterTraining) -> str | None:
+    """The extractor that the maps of `settings` were drawn with, if their folder names one that the control has."""
+    found = None if settings.maps is None else drawn_by(settings.maps)
+    return found if found in CONTROLS[settings.control].extractors else None
 
 
 def _all_kinds() -> dict[str, ExtractorKind]:
