@@ -85,6 +85,7 @@ def stand_ins(workplace, monkeypatch) -> None:
     (workplace / "models" / "sd15").mkdir(parents=True)
     (workplace / "models" / "sd15" / "model_index.json").write_text("{}")
     monkeypatch.setenv("HICAST_MODELS", str(workplace / "models"))
+    (workplace / "CONTENT").symlink_to("photos")
     (workplace / "hicast.yaml").write_text(_blocks(README, "yaml")[-1])
 
 
