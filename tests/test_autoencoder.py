@@ -49,6 +49,50 @@ def test_tiles_of_the_compact_autoencoder_equal_the_whole(autoencoder: ResidualA
         assert torch.allclose(cut.decode(latents), whole.decode(latents), atol=1e-5)
 
 
+def test_tiles_of_a_deeper_decoder_equal_the_whole() -> None:
+    torch.manual_seed(3)
+    model = ResidualAutoencoder(latent_channels=6, widths=(4, 8, 8), decoder_blocks=(2, 3, 4)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    whole, cut = LatentCodec(model, tile=10_000), LatentCodec(model, tile=8)
+    assert (cut.margin, cut.overlap, cut.tile) == (14, 30, 60)
+    latents = torch.randn(1, 6, 93, 70, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        ours, expected = cut.decode(latents), whole.decode(latents)
+    assert torch.allclose(ours, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("blocks", [(1, 1, 2), (2, 3, 4)])
+def test_reach_is_how_far_a_latent_is_seen(blocks: tuple[int, int, int]) -> None:
+    torch.manual_seed(5)
+    model = ResidualAutoencoder(latent_channels=3, widths=(4, 4, 4), decoder_blocks=blocks).double().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    latents = torch.randn(1, 3, 1, 49, dtype=torch.float64)
+    changed = latents.clone()
+    changed[..., 24] += 1
+    with torch.no_grad():
+        moved = (model.decode(changed) - model.decode(latents)).abs().amax((0, 1, 2)).nonzero()
+    first, last = int(moved.min()) // 8, int(moved.max()) // 8
+    assert model.reach - 1 <= 24 - first <= model.reach
+    assert model.reach - 1 <= last - 24 <= model.reach
+
+
+def test_a_deepened_decoder_begins_as_it_was(autoencoder: ResidualAutoencoder) -> None:
+    deeper = autoencoder.deepened((2, 3, 4))
+    latents = torch.randn(1, 6, 6, 9, generator=torch.Generator().manual_seed(4))
+    image = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        assert torch.equal(deeper.decode(latents), autoencoder.decode(latents))
+        assert torch.equal(deeper.encode(image), autoencoder.encode(image))
+    assert deeper.config.decoder_blocks == (2, 3, 4)
+    deeper.decode(latents).square().sum().backward()
+    added = deeper.decoder[2].conv2.weight.grad
+    assert added is not None and added.abs().max() > 0
+    with pytest.raises(ValueError, match="at least"):
+        deeper.deepened((1, 3, 4))
+
+
 def test_stable_diffusion_autoencoder_is_scaled_and_blended() -> None:
     torch.manual_seed(0)
     kl = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +40,10 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
     patch = 8
 
     @register_to_config
-    def __init__(self, latent_channels: int = 24, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
-        """`latent_channels` per 8x8 pixels; `widths` of the layers at 1/2, 1/4 and 1/8 of the picture's size.
+    def __init__(self, latent_channels: int = 24, widths: tuple[int, int, int] = (32, 64, 128),
+                 decoder_blocks: tuple[int, int, int] = (1, 1, 2)) -> None:
+        """`latent_channels` per 8x8 pixels; `widths` of the layers at 1/2, 1/4 and 1/8 of the picture's size, and how many residual
+        blocks the decoder has there.
 
         `fitted` tells whether `fit_linear` made its weights, whose last bits depend on the machine.
         """
@@ -59,14 +63,13 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         self.unproject = nn.ConvTranspose2d(latent_channels, 3, 8, stride=8)
         self.decoder = nn.Sequential(
             nn.Conv2d(latent_channels, eighth, 3, padding=1),
-            ResidualBlock(eighth),
-            ResidualBlock(eighth),
+            *(ResidualBlock(eighth) for _ in range(decoder_blocks[2])),
             nn.Conv2d(eighth, 4 * quarter, 1),
             nn.PixelShuffle(2),
-            ResidualBlock(quarter),
+            *(ResidualBlock(quarter) for _ in range(decoder_blocks[1])),
             nn.Conv2d(quarter, 4 * half, 1),
             nn.PixelShuffle(2),
-            ResidualBlock(half),
+            *(ResidualBlock(half) for _ in range(decoder_blocks[0])),
             nn.SiLU(),
             nn.Conv2d(half, 12, 3, padding=1),
             nn.PixelShuffle(2),
@@ -83,6 +86,27 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         """Latents (batch, channels, h, w) to an image (batch, 3, 8h, 8w), about [-1, 1], not clamped."""
         return self.unproject(latents) + self.decoder(latents)
 
+    @property
+    def reach(self) -> int:
+        """How many latent pixels to each side a decoded pixel depends on, rounded up; the encoder sees no farther."""
+        half, quarter, eighth = self.config.decoder_blocks
+        return math.ceil(1 + 2 * eighth + 2 * quarter / 2 + (2 * half + 1) / 4)
+
+    def deepened(self, decoder_blocks: tuple[int, int, int]) -> ResidualAutoencoder:
+        """A copy with more residual blocks in the decoder, at least as many as now; it decodes to the same until it learns.
+
+        Raises ValueError for fewer.
+        """
+        if any(wanted < held for wanted, held in zip(decoder_blocks, self.config.decoder_blocks, strict=True)):
+            raise ValueError(f"expected at least {tuple(self.config.decoder_blocks)} blocks in the decoder, found {tuple(decoder_blocks)}")
+        deeper = ResidualAutoencoder(self.config.latent_channels, self.config.widths, tuple(decoder_blocks)).to(self.dtype)
+        for name in ("project", "encoder", "unproject"):
+            getattr(deeper, name).load_state_dict(getattr(self, name).state_dict())
+        for held, wanted in zip(_runs_of_blocks(self.decoder), _runs_of_blocks(deeper.decoder), strict=True):
+            for source, layer in zip(held, wanted, strict=False):
+                layer.load_state_dict(source.state_dict())
+        return deeper
+
     @torch.no_grad()
     def fit_linear(self, patches: Tensor) -> None:
         """Set the linear parts to the principal components of `patches` (count, 192), pixels in [-1, 1], whitened."""
@@ -97,6 +121,11 @@ class ResidualAutoencoder(ModelMixin, ConfigMixin):
         self.project.bias.copy_(-(basis / scale) @ mean)
         self.unproject.weight.copy_((basis * scale).view(channels, 3, 8, 8))
         self.unproject.bias.copy_(mean.view(3, 64).mean(1))
+
+
+def _runs_of_blocks(layers: nn.Sequential) -> list[list[nn.Module]]:
+    """The layers in runs of residual blocks and of others."""
+    return [list(run) for _, run in groupby(layers, lambda layer: isinstance(layer, ResidualBlock))]
 
 
 AUTOENCODERS = {"ResidualAutoencoder": ResidualAutoencoder, "AutoencoderKL": AutoencoderKL}
@@ -128,14 +157,15 @@ class LatentCodec:
     def __init__(self, autoencoder: ResidualAutoencoder | AutoencoderKL, tile: int = 128) -> None:
         """`tile` is the side in latent pixels above which the work is split."""
         self.autoencoder = autoencoder
-        self.tile = max(tile, 32)
         self.stochastic = isinstance(autoencoder, AutoencoderKL)
         self.scaling = autoencoder.config.scaling_factor if self.stochastic else 1.0
         if self.stochastic:
             self.factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
         else:
             self.factor = autoencoder.patch
-        self.overlap, self.margin = (16, 2) if self.stochastic else (16, 7)
+        self.margin = 2 if self.stochastic else autoencoder.reach
+        self.overlap = 16 if self.stochastic else 2 * self.margin + 2
+        self.tile = max(tile, 2 * self.overlap)
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """Image (batch, 3, height, width) in [-1, 1] to scaled latents; `noise` samples the posterior, else its mode."""
