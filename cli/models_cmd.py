@@ -31,6 +31,7 @@ OwnKept = Annotated[
     typer.Option("--dtype", help="Precision of the stored weights. Default: float16, for a model of your own as it is.", show_default=False),
 ]
 Joined = Annotated[list[str] | None, typer.Option("--join", metavar="NAME=FOLDER", help="Another adapter to write into a model of your own; repeat for several.", show_default=False)]
+Renew = Annotated[bool, typer.Option("--write-hashes", help="After a change of yours: write the hash list anew where all else is good, in place of comparing it.")]
 
 COLUMNS = ("model", "kind", "size", "where")
 
@@ -92,9 +93,9 @@ def convert_model(
     _convert(console, find_published(folder, base), target, dtype or "float16", _size(folder))
 
 
-def verify_model(ctx: typer.Context, model: Place, as_json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
+def verify_model(ctx: typer.Context, model: Place, renew: Renew = False, as_json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
     """Check a model folder: shapes, precision, metadata and the hash list."""
-    _verified(options.open_console(ctx, as_json, quiet, verbose), model)
+    _verified(options.open_console(ctx, as_json, quiet, verbose), model, renew)
 
 
 def pull_model(
@@ -127,7 +128,7 @@ def _pull(console: Console, target: Path, downloads: Path | None, dtype: str) ->
     console.info(f"the downloads in {downloads} are needed no more; remove them to free {_mb(_size(downloads))}")
 
 
-def _verified(console: Console, model: str) -> None:
+def _verified(console: Console, model: str, renew: bool) -> None:
     from hicast.io.weights import resolve_model
     from hicast.models.verification import verify_model as verify
 
@@ -139,7 +140,7 @@ def _verified(console: Console, model: str) -> None:
             done[0] += size
             on_progress(done[0], total)
 
-        checks = verify(folder, on_bytes)
+        checks = verify(folder, on_bytes, renew)
     bad = [check for check in checks if check.problems]
     console.document({"folder": str(folder), "whole": not bad, "checks": [{"name": c.name, "text": c.text, "problems": c.problems} for c in checks]})
     for check in checks:

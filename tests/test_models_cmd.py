@@ -1,6 +1,7 @@
 """`hicast models`: what it lists and tells, and a published folder on its way to pictures and clips."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 
 from hicast.cli.main import run
 from hicast.pipeline import HiCastPipeline
+
+SHIPPED = Path(__file__).resolve().parents[1] / "hicast" / "weights" / "compact"
+RENEWAL = "`hicast models verify hicast/weights/compact --write-hashes`"
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +87,6 @@ def test_list_and_info(published, place, capsys):
 
 
 def test_verify_says_good_or_fails(published, place, capsys):
-    assert run(["models", "verify", "compact"]) == 0
-    assert "hashes: good (no hash list)" in capsys.readouterr().out
     assert run(["models", "convert", str(published), "-q"]) == 0
     assert run(["models", "verify", "sd15", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["whole"]
@@ -95,6 +97,29 @@ def test_verify_says_good_or_fails(published, place, capsys):
     assert run(["models", "verify", "sd15"]) == 1
     out = capsys.readouterr()
     assert "hashes: vae/diffusion_pytorch_model.safetensors: expected SHA-256" in out.out and "found 1 problem in hashes" in out.err
+
+
+def test_the_shipped_model_is_as_its_hash_list_says(capsys):
+    assert run(["models", "verify", str(SHIPPED)]) == 0, f"the weights have changed: run {RENEWAL} and commit the hash list with them"
+    assert "hashes: good (as listed)" in capsys.readouterr().out, f"the hash list is gone: run {RENEWAL} and commit it"
+
+
+def test_a_hash_list_is_written_anew_where_all_else_is_good(workplace, make_pipeline, capsys):
+    make_pipeline("edge").save_pretrained("own")
+    assert run(["models", "verify", "own"]) == 0
+    assert "hashes: good (no hash list)" in capsys.readouterr().out
+    assert run(["models", "verify", "own", "--write-hashes"]) == 0
+    assert "hashes: good (written anew)" in capsys.readouterr().out and run(["models", "verify", "own"]) == 0
+    index, listed = Path("own/model_index.json"), Path("own/hashes.json").read_text()
+    index.write_text(index.read_text() + " ")
+    assert run(["models", "verify", "own"]) == 1
+    assert "model_index.json: expected SHA-256" in capsys.readouterr().out
+    shutil.move("own/vae", "vae")
+    assert run(["models", "verify", "own", "--write-hashes"]) == 1
+    assert Path("own/hashes.json").read_text() == listed
+    shutil.move("vae", "own/vae")
+    assert run(["models", "verify", "own", "--write-hashes"]) == 0
+    assert Path("own/hashes.json").read_text() != listed and run(["models", "verify", "own"]) == 0
 
 
 def test_wrong_words_are_one_line(place, workplace, capsys):

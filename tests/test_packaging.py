@@ -72,7 +72,7 @@ def test_wheel(source, tmp_path):
     assert PROJECT["project"]["scripts"] == {"hicast": "hicast.cli.main:app"}
     (scripts,) = site.glob("hicast-*.dist-info/entry_points.txt")
     assert "hicast = hicast.cli.main:app" in scripts.read_text()
-    assert list(site.rglob("model_index.json")) and not list(site.rglob("*.net"))
+    assert list(site.rglob("model_index.json")) and list(site.rglob("weights/compact/hashes.json")) and not list(site.rglob("*.net"))
     shipped = {str(path.relative_to(source)) for path in (source / "presets").rglob("*.yaml")}
     assert shipped == {str(path.relative_to(site / "hicast")) for path in (site / "hicast" / "presets").rglob("*.yaml")}
     place, *lines = _run_from(site, tmp_path)

@@ -33,9 +33,9 @@ def git_hash(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def write_hashes(folder: Path) -> None:
-    """Write the list of all files in `folder`; raises OutputError."""
-    save_json({"algorithm": "sha256", "files": {name: file_hash(path) for name, path in _files(folder).items()}}, folder / HASHES_FILE)
+def write_hashes(folder: Path, on_bytes: OnBytes | None = None) -> None:
+    """Write the list of all files in `folder`; `on_bytes` is that of `file_hash`. Raises OutputError."""
+    save_json({"algorithm": "sha256", "files": {name: file_hash(path, on_bytes) for name, path in _files(folder).items()}}, folder / HASHES_FILE)
 
 
 def hash_problems(folder: Path, on_bytes: OnBytes | None = None) -> list[str] | None:

@@ -15,7 +15,7 @@ from hicast.encoders.autoencoder import AUTOENCODERS
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import HicastError
 from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL, with_bases
-from hicast.io.hashes import OnBytes, hash_problems
+from hicast.io.hashes import OnBytes, hash_problems, write_hashes
 from hicast.io.model_places import CLIPS
 from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, building, load_json, read_header, read_metadata
 from hicast.models.adapters import AdapterSet, adapter_widths
@@ -63,10 +63,11 @@ def meta_part(folder: Path, kind: str) -> nn.Module:
         return part_builders(kind)[name](config)
 
 
-def verify_model(folder: Path, on_bytes: OnBytes | None = None) -> list[Check]:
+def verify_model(folder: Path, on_bytes: OnBytes | None = None, renew: bool = False) -> list[Check]:
     """Everything that can be told of a model folder without running it; the folder for clips in it is looked at too.
 
-    `on_bytes` is told how many bytes have been hashed. Raises ModelError where `folder` holds no model at all.
+    `on_bytes` is told how many bytes have been hashed. With `renew` the hash list is written anew, where all else is good, in place of being
+    compared. Raises ModelError where `folder` holds no model at all, OutputError where the list cannot be written.
     """
     checks = [_check_index(folder)]
     kind = load_json(folder / INDEX_FILE).get("autoencoder", "ResidualAutoencoder")
@@ -74,6 +75,9 @@ def verify_model(folder: Path, on_bytes: OnBytes | None = None) -> list[Check]:
     checks += [_check_part(path, path.relative_to(folder).as_posix(), kind, widths) for path in part_folders(folder)]
     if (folder / CLIPS / INDEX_FILE).is_file():
         checks += [Check(f"{CLIPS}/{check.name}", check.text, check.problems) for check in verify_model(folder / CLIPS) if check.name != "hashes"]
+    if renew and not any(check.problems for check in checks):
+        write_hashes(folder, on_bytes)
+        return [*checks, Check("hashes", "written anew")]
     problems = hash_problems(folder, on_bytes)
     checks.append(Check("hashes", "no hash list" if problems is None else "as listed", tuple(problems or ())))
     return checks
