@@ -31,8 +31,8 @@ def look_ahead(console: Console, settings: StylizeSettings, model: str | Path, s
 
     Raises MemoryLimitError where it does not fit. Says nothing of small models, and leaves damaged ones to who loads them.
     """
-    from hicast.io.bases import INDEX_FILE, with_bases
-    from hicast.io.weights import load_json, resolve_model
+    from hicast.io.bases import load_index, with_bases
+    from hicast.io.weights import resolve_model
 
     try:
         bases = with_bases(resolve_model(model))
@@ -47,7 +47,7 @@ def look_ahead(console: Console, settings: StylizeSettings, model: str | Path, s
     from hicast.training.memory import available
 
     device = pick_device(settings.device)
-    index = load_json(bases[-1] / INDEX_FILE)
+    index = load_index(bases[-1])
     work = Work(
         size=_side(settings, size, index.get("side_range", [256, 1024])),
         frames=settings.video.window if clip else 1,

@@ -55,13 +55,13 @@ def list_models(ctx: typer.Context, as_json: options.Json = False, quiet: option
 def show_model(ctx: typer.Context, model: Place, as_json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
     """Say what a model folder holds: its parts, their size and where they come from."""
     console = options.open_console(ctx, as_json, quiet, verbose)
-    from hicast.io.bases import INDEX_FILE, with_bases
+    from hicast.io.bases import INDEX_FILE, load_index, with_bases
     from hicast.io.model_places import CLIPS
-    from hicast.io.weights import load_json, resolve_model
+    from hicast.io.weights import resolve_model
 
     folder = resolve_model(model)
-    index = load_json(folder / INDEX_FILE)
     bases = [str(base) for base in with_bases(folder)[1:]]
+    index = load_index(folder)
     clips = folder / CLIPS
     parts = _parts(folder) + (_parts(clips, f"{CLIPS}/") if (clips / INDEX_FILE).is_file() else [])
     console.document({"model": model, "folder": str(folder), "bases": bases, "defaults": index.get("defaults", {}), "parts": parts})

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hicast.errors import ModelError
-from hicast.io.bases import adapter_folder, base_name, find_adapters, with_bases
+from hicast.io.bases import adapter_folder, base_name, find_adapters, load_index, with_bases
 from hicast.io.weights import resolve_model
 
 
@@ -60,3 +60,40 @@ def test_an_adapter_is_named_by_its_run_or_by_its_own_folder(tmp_path):
     assert adapter_folder("edge", run) == adapter_folder("edge", run / "adapters" / "edge") == run / "adapters" / "edge"
     with pytest.raises(ModelError, match="adapter 'depth': expected one in '.*run', found edge; give the folder"):
         adapter_folder("depth", run)
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("side_range", "x", "side_range: expected two whole numbers from 32 to 8192, the smaller first, found x"),
+        ("side_range", [1024, 256], "side_range: expected two whole numbers from 32 to 8192, the smaller first, found [1024, 256]"),
+        ("side_range", [256, True], "side_range: expected two whole numbers"),
+        ("noise_scale", "a", "noise_scale: expected a number from 0 to 1, found a"),
+        ("noise_scale", 2, "noise_scale: expected a number from 0 to 1, found 2"),
+        ("noise_scale", float("nan"), "noise_scale: expected a number from 0 to 1, found NaN"),
+        ("defaults", 3, "defaults: expected keys with values, found 3"),
+        ("defaults", {"steps": "many"}, "defaults.steps: expected a whole number from 1 to 100 or null, found many"),
+        ("defaults", {"stepps": 3}, "defaults.stepps: expected a known key, found stepps; did you mean steps? known: "),
+        ("style_side", 0, "style_side: expected a whole number from 32 to 8192, found 0"),
+        ("tile", "2048", "tile: expected a whole number from 64 to 8192, found 2048"),
+        ("autoencoder", ["a"], 'autoencoder: expected text, found ["a"]'),
+        ("base", 7, "base: expected text or null, found 7"),
+    ],
+)
+def test_an_index_that_makes_no_sense_is_one_line(tmp_path, key, value, words):
+    folder = _folder(tmp_path / "own")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({key: value}))
+    for read in (load_index, with_bases):
+        with pytest.raises(ModelError) as caught:
+            read(folder)
+        message = str(caught.value)
+        assert message.startswith(f"'{index}': {words}") and message.endswith("; correct it, or leave the key out for its default")
+        assert "\n" not in message
+
+
+def test_an_index_keeps_what_it_holds_beside_our_keys(tmp_path):
+    folder = _folder(tmp_path / "own")
+    stored = {"unet": ["diffusers", "UNet2DConditionModel"], "noise_scale": 0, "side_range": [64, 64], "defaults": {}}
+    (folder / "model_index.json").write_text(json.dumps(stored))
+    assert load_index(folder) == stored

@@ -122,6 +122,28 @@ def test_a_hash_list_is_written_anew_where_all_else_is_good(workplace, make_pipe
     assert Path("own/hashes.json").read_text() != listed and run(["models", "verify", "own"]) == 0
 
 
+@pytest.mark.parametrize("change", [{"noise_scale": "a"}, {"autoencoder": ["a"]}])
+def test_every_command_tells_of_a_nonsense_index_in_a_line(workplace, make_pipeline, capsys, change):
+    make_pipeline("edge").save_pretrained("own")
+    index, (key,) = Path("own/model_index.json"), change
+    index.write_text(json.dumps(json.loads(index.read_text()) | change))
+    for words in (
+        ["stylize-image", "photo.jpg", "--style", "painting.jpg", "--model", "own", "-o", "a.png"],
+        ["stylize-video", "clip.mp4", "--style", "painting.jpg", "--model", "own", "-o", "a.mp4"],
+        ["train", "--stage", "adapter", "--control", "edge", "--content", "photos", "--style", "paintings", "--from", "own", "-o", "run"],
+        ["bench", "--model", "own"],
+        ["models", "info", "own"],
+        ["models", "convert", "own", "-o", "whole"],
+    ):
+        assert run(words) == 1, words
+        *notes, line = capsys.readouterr().err.splitlines()
+        assert f"'{index}': {key}: expected" in line and "correct it, or leave the key out" in line, line
+        assert not any("error" in note.lower() for note in notes), notes
+    assert run(["models", "verify", "own"]) == 1
+    out = capsys.readouterr()
+    assert f"index: '{index}': {key}: expected" in out.out and " in index" in out.err
+
+
 def test_wrong_words_are_one_line(place, workplace, capsys):
     for words, code, text in (
         (["info", "nothing"], 1, "expected compact or a folder, found 'nothing', which is neither"),

@@ -1,12 +1,17 @@
-"""The configuration of a whole model, from which a fresh one is built."""
+"""The configuration of a whole model, from which a fresh one is built, and what the index of a model folder may say."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from hicast.config.stylize import StylizeSettings
 
 Part = dict[str, Any]
+
+LEAST_SIDE, LARGEST_SIDE = 32, 8192
+"""Short sides in pixels that a model may be worked at."""
 
 
 class ModelConfig(BaseModel):
@@ -29,3 +34,31 @@ class ModelConfig(BaseModel):
     """Share of the noise that sampling starts from; below 1 for nets that are trained to start from little."""
     defaults: Part = {}
     """Settings that stylizing falls back to, such as `steps` and `size`."""
+
+
+def _sides(value: Any) -> Any:
+    """`value` where it is two sides in pixels, the smaller first; raises ValueError."""
+    whole = isinstance(value, list) and len(value) == 2 and all(type(side) is int for side in value)
+    if not whole or not LEAST_SIDE <= value[0] <= value[1] <= LARGEST_SIDE:
+        raise ValueError(f"expected two whole numbers from {LEAST_SIDE} to {LARGEST_SIDE}, the smaller first, found {value}")
+    return value
+
+
+class ModelIndex(BaseModel):
+    """The keys of a model folder's index that have a meaning of ours; a folder may lack any, and others may stand beside them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+
+    base: str | None = None
+    """Where the model lies that this one is a part of: the name of a shipped model, or a path seen from the folder."""
+    autoencoder: str = "ResidualAutoencoder"
+    defaults: StylizeSettings = StylizeSettings()
+    """Settings that stylizing falls back to."""
+    style_side: Annotated[int, Field(ge=LEAST_SIDE, le=LARGEST_SIDE)] = 256
+    """Short side at which paintings are encoded, in pixels."""
+    side_range: Annotated[list[int], BeforeValidator(_sides)] = [256, 1024]
+    """Least and largest short side to work at unless told otherwise, in pixels."""
+    tile: Annotated[int, Field(ge=64, le=LARGEST_SIDE)] = 2048
+    """Side of the net's tiles, in pixels."""
+    noise_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the noise that sampling starts from."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from hicast.errors import ModelError
+from hicast.config.model import ModelIndex
+from hicast.config.problems import validate
+from hicast.errors import ModelError, SettingsError
 from hicast.io.model_places import INDEX_FILE
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, WEIGHTS_FILE, load_json, resolve_model
 
@@ -20,6 +23,17 @@ ADAPTERS = "adapters"
 """Sub-folder with one folder per adapter, named after its control."""
 
 
+def load_index(folder: Path) -> dict[str, Any]:
+    """The index of a model folder of ours, as it is stored; raises ModelError where there is none or a value makes no sense."""
+    path = folder / INDEX_FILE
+    index = load_json(path)
+    try:
+        validate(index, ModelIndex, f"'{path}'")
+    except SettingsError as error:
+        raise ModelError(f"{error}; correct it, or leave the key out for its default") from None
+    return index
+
+
 def with_bases(folder: Path) -> list[Path]:
     """`folder`, the base that it names, that base's own base and so on: the last one holds the whole model.
 
@@ -27,8 +41,8 @@ def with_bases(folder: Path) -> list[Path]:
     """
     _check_own(folder)
     found = [folder]
-    while (base := load_json(found[-1] / INDEX_FILE).get("base")) is not None:
-        place = base_folder(found[-1], str(base))
+    while (base := load_index(found[-1]).get("base")) is not None:
+        place = base_folder(found[-1], base)
         if any(place.resolve() == other.resolve() for other in found):
             raise ModelError(f"model '{folder}': expected bases that end, found a circle at '{place}'; correct base in its {INDEX_FILE}")
         found.append(place)

@@ -18,8 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode
-from hicast.io.bases import INDEX_FILE, TEMPORAL, find_adapters, with_bases
-from hicast.io.weights import load_json
+from hicast.io.bases import TEMPORAL, find_adapters, load_index, with_bases
 from hicast.models.fused_attention import FusedAttention
 from hicast.models.hicast_model import Conditions, HiCastModel
 from hicast.models.verification import WHOLE, meta_part
@@ -54,7 +53,7 @@ class Footprint:
     def __init__(self, folder: Path, clips: bool = False) -> None:
         """`clips`: with temporal layers, where there are any. Raises ModelError for a folder without a whole model."""
         bases = with_bases(folder)
-        kind = load_json(bases[-1] / INDEX_FILE).get("autoencoder", "ResidualAutoencoder")
+        kind = load_index(bases[-1]).get("autoencoder", "ResidualAutoencoder")
         self.parts: dict[str, nn.Module] = {}
         for name in (*WHOLE, *([TEMPORAL] if clips else [])):
             place = next((base / name for base in bases if (base / name).is_dir()), None if name == TEMPORAL else bases[-1] / name)

@@ -12,7 +12,7 @@ from diffusers import T2IAdapter
 from hicast.encoders.autoencoder import AUTOENCODERS
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError
-from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, OWN_CLASS, TEMPORAL, adapter_folder, find_adapters, with_bases
+from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, OWN_CLASS, TEMPORAL, adapter_folder, find_adapters, load_index, with_bases
 from hicast.io.weights import (
     CONTEXT_FILE,
     WEIGHTS_FILE,
@@ -54,7 +54,7 @@ def read_parts(name: str | Path, adapters: Mapping[str, str | Path]) -> tuple[di
     """
     own = resolve_model(name)
     for folder in with_bases(own):
-        index = load_json(folder / INDEX_FILE)
+        index = load_index(folder)
         kind = index.get("autoencoder", "ResidualAutoencoder")
         if index.get("format") != FORMAT_VERSION or kind not in AUTOENCODERS:
             raise ModelError(

@@ -14,7 +14,7 @@ from torch import nn
 from hicast.encoders.autoencoder import AUTOENCODERS
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import HicastError
-from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL, with_bases
+from hicast.io.bases import ADAPTERS, FORMAT_VERSION, INDEX_FILE, TEMPORAL, load_index, with_bases
 from hicast.io.hashes import OnBytes, hash_problems, write_hashes
 from hicast.io.model_places import CLIPS
 from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, building, load_json, read_header, read_metadata
@@ -69,9 +69,9 @@ def verify_model(folder: Path, on_bytes: OnBytes | None = None, renew: bool = Fa
     `on_bytes` is told how many bytes have been hashed. With `renew` the hash list is written anew, where all else is good, in place of being
     compared. Raises ModelError where `folder` holds no model at all, OutputError where the list cannot be written.
     """
-    checks = [_check_index(folder)]
-    kind = load_json(folder / INDEX_FILE).get("autoencoder", "ResidualAutoencoder")
+    kind = str(load_json(folder / INDEX_FILE).get("autoencoder", "ResidualAutoencoder"))
     widths = _widths(folder, kind)
+    checks = [_check_index(folder)]
     checks += [_check_part(path, path.relative_to(folder).as_posix(), kind, widths) for path in part_folders(folder)]
     if (folder / CLIPS / INDEX_FILE).is_file():
         checks += [Check(f"{CLIPS}/{check.name}", check.text, check.problems) for check in verify_model(folder / CLIPS) if check.name != "hashes"]
@@ -85,7 +85,10 @@ def verify_model(folder: Path, on_bytes: OnBytes | None = None, renew: bool = Fa
 
 def _check_index(folder: Path) -> Check:
     """The index, and whether the parts of a whole model are there."""
-    index = load_json(folder / INDEX_FILE)
+    try:
+        index = load_index(folder)
+    except HicastError as error:
+        return Check("index", "", (str(error),))
     problems = []
     if index.get("format") != FORMAT_VERSION:
         problems.append(f"expected format {FORMAT_VERSION}, found {index.get('format')}")

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from hicast.errors import ModelError
-from hicast.io.bases import ADAPTERS, INDEX_FILE
+from hicast.io.bases import ADAPTERS, INDEX_FILE, load_index
 from hicast.io.model_places import CLIPS
 from hicast.io.new_folder import new_model_folder
-from hicast.io.weights import CONTEXT_FILE, cast_weights, load_json, load_safetensors, read_metadata, resolve_model, save_safetensors
+from hicast.io.weights import CONTEXT_FILE, cast_weights, load_safetensors, read_metadata, resolve_model, save_safetensors
 from hicast.models.adapters import AdapterSet, adapter_widths
 from hicast.models.hicast_model import FLAGS_FILE
 from hicast.models.parts import part_places
@@ -56,7 +56,7 @@ def _all_places(own: Path, adapters: Mapping[str, str | Path]) -> dict[str, Path
 
 def _check_adapters(folder: Path) -> None:
     """Raise ModelError where an adapter in the whole model is of another net."""
-    kind = load_json(folder / INDEX_FILE)["autoencoder"]
+    kind = load_index(folder).get("autoencoder", "ResidualAutoencoder")
     found = {path.name: meta_part(path, kind) for path in part_folders(folder) if path.parent.name == ADAPTERS}
     AdapterSet(found, adapter_widths(meta_part(folder / "unet", kind)) if found else ())
 
