@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize
 from hicast.errors import InputError, ModelError, UsageError
 from hicast.io.files import PlannedOutput, atomic_path, check_target, first_name
+from hicast.io.hub_models import hub_model, is_hub_id
 from hicast.io.images import to_tensor
 
 from .console import Console
@@ -173,6 +174,8 @@ class Batch(ABC):
     def _open_pipeline(self, content: Any) -> None:
         """Load the model and lay its defaults under all other settings; `content` is what it begins with."""
         check_device(self.settings)
+        if is_hub_id(self.settings.model):
+            hub_model(self.settings.model, self.console.info)
         self.look_ahead(content)
         from hicast.pipeline import HiCastPipeline
 

@@ -52,7 +52,7 @@ def eval_ablation(
     if pairs is None and (content is None or style is None):
         raise UsageError("expected --content and --style, or --pairs, found neither; name the photos and the paintings")
     files, rivals, drawn = words.named_paths("--weights", weights), words.named("--against", against), words.named("--extractor", extractor)
-    asked, wanted = words.listed(metrics), words.wanted_look(preset, set_words, model, device)
+    asked, wanted = words.listed(metrics), words.wanted_look(console, preset, set_words, model, device)
     from hicast.evaluation import ablation
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.pairing import Pairing, all_pairs
@@ -63,7 +63,7 @@ def eval_ablation(
     from hicast.io.weights import resolve_model
 
     for place in rivals.values():
-        resolve_model(place)
+        resolve_model(place, console.info)
     check_metrics(asked, files, drawn)
     check_size(size)
     for folder in (output, *([output / CLIPS] if video else [])):

@@ -47,7 +47,7 @@ def eval_images(
     folders = ({OURS: stylized} if stylized else {}) | words.named_paths("--peers", peers)
     files, asked, drawn = words.named_paths("--weights", weights), words.listed(metrics), words.named("--extractor", extractor)
     check_request(content, style, pairs, folders, model)
-    wanted = words.wanted_look(preset, set_words, model, device) if model else None
+    wanted = words.wanted_look(console, preset, set_words, model, device) if model else None
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.report import check_report, write_report
     from hicast.evaluation.runner import check_methods, check_size, evaluate

@@ -89,7 +89,7 @@ class Wanted:
         return replace(self, settings=self.settings.model_copy(update={"model": str(model)}))
 
 
-def wanted_look(preset: str | None, set_words: list[str] | None, model: str | None, device: str | None) -> Wanted:
+def wanted_look(console: Console, preset: str | None, set_words: list[str] | None, model: str | None, device: str | None) -> Wanted:
     """How a model is to stylize before it is judged: presets, `hicast.yaml` (section eval) and --set as everywhere.
 
     Raises ModelError for a model that is not there.
@@ -99,7 +99,7 @@ def wanted_look(preset: str | None, set_words: list[str] | None, model: str | No
     settings = resolve_stylize(layers)
     from hicast.io.weights import resolve_model
 
-    resolve_model(settings.model)
+    resolve_model(settings.model, console.info)
     return Wanted(settings, frozenset(asked_adapters(layers)))
 
 

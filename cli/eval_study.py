@@ -46,7 +46,7 @@ def eval_study(
         return
     folders = ({OURS: stylized} if stylized else {}) | words.named_paths("--peers", peers)
     check_request(content, style, pairs, folders, model)
-    wanted = words.wanted_look(preset, set_words, model, device) if model else None
+    wanted = words.wanted_look(console, preset, set_words, model, device) if model else None
     from hicast.evaluation.pairing import Pairing
     from hicast.evaluation.runner import check_methods
     from hicast.evaluation.scene import pair_up

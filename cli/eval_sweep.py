@@ -43,7 +43,7 @@ def eval_sweep(
     if pairs is None and (content is None or style is None):
         raise UsageError("expected --content and --style, or --pairs, found neither; name the photos and the paintings")
     files, drawn = words.named_paths("--weights", weights), words.named("--extractor", extractor)
-    wanted = words.wanted_look(preset, set_words, model, device)
+    wanted = words.wanted_look(console, preset, set_words, model, device)
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.runner import check_size
     from hicast.evaluation.sweep import check_choice, parse_axis, plan, run_sweep, settings_at

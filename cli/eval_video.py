@@ -51,7 +51,7 @@ def eval_video(
     check_request(content, style, pairs, folders, model)
     if flow and not flow.is_dir():
         raise InputError(f"--flow {flow}: expected a folder with a folder of .flo files for each clip, found none; check the path")
-    wanted = words.wanted_look(preset, set_words, model, device) if model else None
+    wanted = words.wanted_look(console, preset, set_words, model, device) if model else None
     from hicast.evaluation.clips import check_clip_metrics, evaluate_clips
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.report import check_report, write_report

@@ -17,7 +17,7 @@ from .words import CONTROLS, named_values
 if TYPE_CHECKING:
     from hicast.io.published_folder import PublishedFolder
 
-Place = Annotated[str, typer.Argument(metavar="MODEL", help="compact, sd15, a model folder or its name.", show_default=False)]
+Place = Annotated[str, typer.Argument(metavar="MODEL", help="compact, sd15, a model folder or its name, or a hub id.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Published checkpoints: image_model, video_model or both, at most three levels down. Or a model of your own.", show_default=False)]
 Target = Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model goes. Default: sd15 in your folder of models.", show_default=False)]
 Base = Annotated[Path | None, typer.Option("--base", metavar="FOLDER", help="Stable Diffusion 1.5 in diffusers layout, where it is not in FOLDER.", show_default=False)]
@@ -59,7 +59,7 @@ def show_model(ctx: typer.Context, model: Place, as_json: options.Json = False, 
     from hicast.io.model_places import CLIPS
     from hicast.io.weights import resolve_model
 
-    folder = resolve_model(model)
+    folder = resolve_model(model, console.info)
     bases = [str(base) for base in with_bases(folder)[1:]]
     index = load_index(folder)
     clips = folder / CLIPS
@@ -132,7 +132,7 @@ def _verified(console: Console, model: str, renew: bool) -> None:
     from hicast.io.weights import resolve_model
     from hicast.models.verification import verify_model as verify
 
-    folder, done = resolve_model(model), [0]
+    folder, done = resolve_model(model, console.info), [0]
     total = _size(folder)
     with console.progress(f"hashing {folder.name}") as on_progress:
 
@@ -164,10 +164,13 @@ def _convert(console: Console, source: PublishedFolder, target: Path, dtype: str
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether a model of ours has this name or lies there."""
+    """Whether a model of ours has this name or lies there, or in the hub's cache."""
     from hicast.io.bases import INDEX_FILE, OWN_CLASS
+    from hicast.io.hub_models import cached_model, is_hub_id
     from hicast.io.weights import load_json, resolve_model
 
+    if is_hub_id(folder) and not cached_model(str(folder)):
+        return False
     try:
         return load_json(resolve_model(folder) / INDEX_FILE).get("_class_name") == OWN_CLASS
     except ModelError:

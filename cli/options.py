@@ -108,7 +108,7 @@ NoAudio = Annotated[bool, _option("--no-audio", help="Leave out the sound.")]
 Passthrough = Annotated[bool, _option("--passthrough", help="Decode and encode only, without the nets: to see what that alone does.")]
 NoResume = Annotated[bool, _option("--no-resume", help="Begin anew, also where an earlier run has left finished frames.")]
 
-Model = Annotated[str | None, _option("--model", metavar="NAME", help="compact, sd15 (hicast models), or a model folder. Default: compact.")]
+Model = Annotated[str | None, _option("--model", metavar="NAME", help="compact, sd15 (hicast models), a model folder, or a hub id. Default: compact.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, _option("--device", help="Where to compute. Default: auto.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"] | None,

@@ -32,7 +32,7 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the model and its checkpoints go.", show_default=False)] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="FOLDER", help="Result of an earlier stage, or the name of a shipped model.", show_default=False)] = None,
     base: Annotated[str | None, typer.Option("--base", metavar="NAME", help="Stock Stable Diffusion 1.5 to begin --model sd15 with: a folder, .safetensors file or hub id.", show_default=False)] = None,
-    model: options.Model = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which net: compact, sd15, or a model folder. Default: compact.", show_default=False)] = None,
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Training preset or YAML file. Default: MODEL-STAGE.", show_default=False)] = None,
     max_minutes: Annotated[float | None, typer.Option("--max-minutes", metavar="X", help="Save and stop after this time.", show_default=False)] = None,
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Begin anew, not from the checkpoints in the output folder.")] = False,

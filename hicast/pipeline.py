@@ -70,17 +70,18 @@ class HiCastPipeline:
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: str = "auto", *, adapters: Mapping[str, str | Path] | None = None,
                         offload: str = "none", engine: str = "torch", on_note: OnNote = lambda text: None) -> HiCastPipeline:  # fmt: skip
-        """The model that ships under `name`, or the one in a folder, on `device` in `dtype` with `offload` and `engine` (see `to`).
+        """The model that ships under `name`, the one in a folder, or of a hub id, on `device` in `dtype` with `offload` and `engine` (see `to`).
 
         A folder that holds only some parts, such as adapters or temporal layers, is joined with the base it names. `adapters` are
         further ones by name, each the folder of an adapter or of the run that trained it; they win over those of the model.
 
         Raises ModelError for missing, damaged or foreign parts.
         """
-        parts, about = read_parts(name, adapters or {})
+        folder = resolve_model(name, on_note)
+        parts, about = read_parts(folder, adapters or {})
         pipeline = cls(**parts)
         pipeline.about = about
-        pipeline._engine = Engine(pipeline.model.unet, pipeline.temporal, resolve_model(name))
+        pipeline._engine = Engine(pipeline.model.unet, pipeline.temporal, folder)
         return pipeline.to(device, dtype, offload, engine, on_note)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

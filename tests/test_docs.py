@@ -77,6 +77,7 @@ def stand_ins(workplace, monkeypatch) -> None:
     module = ModuleType("hicast.pipeline")
     module.HiCastPipeline = SimpleNamespace(from_pretrained=lambda name, **settings: pipeline)
     monkeypatch.setitem(sys.modules, "hicast.pipeline", module)
+    (workplace / "runs").mkdir()
     outcome = SimpleNamespace(folder=Path("runs/image"), step=1, finished=True)
     monkeypatch.setattr("hicast.cli.train._run", lambda *request: outcome)
     for name in ("_pull", "_convert", "_write_whole", "_verified", "_target"):

@@ -39,7 +39,7 @@ def with_bases(folder: Path) -> list[Path]:
 
     Raises ModelError where `folder` holds no model of ours, a base has moved, or one of the folders is named twice.
     """
-    _check_own(folder)
+    check_own(folder)
     found = [folder]
     while (base := load_index(found[-1]).get("base")) is not None:
         place = base_folder(found[-1], base)
@@ -49,7 +49,7 @@ def with_bases(folder: Path) -> list[Path]:
     return found
 
 
-def _check_own(folder: Path) -> None:
+def check_own(folder: Path) -> None:
     """Raise ModelError for a folder that holds something else than a model of ours, with what can be done with it."""
     index = folder / INDEX_FILE
     kind = load_json(index).get("_class_name", OWN_CLASS) if index.is_file() else None

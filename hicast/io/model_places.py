@@ -12,6 +12,9 @@ COMPILED = ".compiled"
 PUBLISHED = "sd15"
 """Name of the converted published model."""
 
+ALSO_CALLED = ("fast", "wd1511/fast-ldm")
+"""Names that users may give to it."""
+
 CLIPS = "video"
 """Sub-folder of a model for what belongs to clips alone; it names the model around it as its base."""
 
@@ -35,7 +38,9 @@ def installed_models() -> dict[str, Path]:
 
 def clip_model(name: str | Path) -> str | Path:
     """What to load of the model `name` for clips: its part for these where it has one, else `name` itself."""
-    folder = installed_models().get(str(name)) or Path(name)
+    from hicast.io.hub_models import cached_model, is_hub_id
+
+    folder = installed_models().get(str(name)) or (cached_model(str(name)) if is_hub_id(name) else None) or Path(name)
     return folder / CLIPS if (folder / CLIPS / INDEX_FILE).is_file() else name
 
 

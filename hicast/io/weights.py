@@ -16,22 +16,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hicast.errors import ModelError, OutputError
-from hicast.io.model_places import PUBLISHED, WHERE_FROM, installed_models
+from hicast.io.hub_models import OnNote, hub_model, is_hub_id
+from hicast.io.model_places import ALSO_CALLED, PUBLISHED, WHERE_FROM, installed_models
 
 CONTEXT_FILE = "context.safetensors"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 SHIPPED_MODELS = ("compact",)
-_ALSO_CALLED = ("fast", "wd1511/fast-ldm")
-"""Names that users may give to the published model."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def resolve_model(name: str | Path) -> Path:
-    """Folder of a model: one that ships in the package or lies in the user's folder of models, by name, or any folder.
+def resolve_model(name: str | Path, on_note: OnNote | None = None) -> Path:
+    """Folder of a model: one that ships in the package or lies in the user's folder of models, by name, any folder, or that of a hub id.
 
-    Raises ModelError if there is no such model or folder.
+    `on_note` is told where one is fetched from the hub. Raises ModelError if there is no such model or folder.
     """
     if str(name) in SHIPPED_MODELS:
         folder = Path(str(importlib.resources.files("hicast"))) / "weights" / str(name)
@@ -40,7 +39,9 @@ def resolve_model(name: str | Path) -> Path:
         return folder
     folder = installed_models().get(str(name), Path(name))
     if not folder.is_dir():
-        advice = f"; {WHERE_FROM}" if str(name) in (PUBLISHED, *_ALSO_CALLED) else "; check the path (hicast models list says what is here)"
+        if is_hub_id(name):
+            return hub_model(str(name), on_note)
+        advice = f"; {WHERE_FROM}" if str(name) in (PUBLISHED, *ALSO_CALLED) else "; check the path (hicast models list says what is here)"
         raise ModelError(f"model: expected {', '.join((*SHIPPED_MODELS, *installed_models()))} or a folder, found '{name}', which is neither{advice}")
     return folder
 

@@ -15,6 +15,7 @@ from hicast.config.model import ModelConfig
 from hicast.encoders.style import StyleEncoder
 from hicast.encoders.text import empty_prompt
 from hicast.errors import ModelError
+from hicast.io.hub_models import silent_bars
 from hicast.io.stock_parts import load_stock
 from hicast.io.weights import CONFIG_FILE, WEIGHTS_FILE, load_json
 from hicast.models.hicast_model import HiCastModel
@@ -133,21 +134,16 @@ def _vae_place(base: Path, vae: str | Path | None) -> Path:
 def _from_hub(name: str) -> Path:
     """The folder of a hub id, from the cache where there is no network; ModelError where it is neither."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    silent = are_progress_bars_disabled()
-    disable_progress_bars()
     try:
-        return Path(snapshot_download(name, allow_patterns=_ON_THE_HUB))
+        with silent_bars():
+            return Path(snapshot_download(name, allow_patterns=_ON_THE_HUB))
     except Exception as error:  # the client raises errors of its own, of httpx and of the system
         kind = type(error).__name__
         raise ModelError(
             f"--base {name}: expected a folder, or a hub id that is in the cache or can be fetched, found neither ({kind}); check the "
             "name and the network, or copy the folder here"
         ) from error
-    finally:
-        if not silent:
-            enable_progress_bars()
 
 
 def _check_config(folder: Path, expected: Mapping[str, Any]) -> None:
