@@ -67,7 +67,7 @@ COMMANDS = (
 GROUPS = {
     "eval": "Judge results: figures, reports, sweeps and studies.",
     "models": "List, fetch, convert and check models.",
-    "presets": "List, show and copy named looks.",
+    "presets": "List, show and copy presets: looks, and training runs.",
 }
 
 

@@ -14,6 +14,8 @@ from hicast.config.problems import name_advice
 from hicast.errors import SettingsError, UsageError
 
 SUFFIXES = (".yaml", ".yml")
+STYLE, TRAINING = "", "train"
+"""Kinds of presets that users name: looks, and training runs."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,24 @@ def list_presets(kind: str = "") -> list[str]:
     return sorted(_files(kind))
 
 
+def kind_of(name: str, seen: tuple[str, ...] = ()) -> str:
+    """`TRAINING` or `STYLE`: a name by where it is found, looks first; a YAML file by a `stage` in it or in the bases it names.
+
+    `seen` are files that have led here. Raises as `read_preset` does.
+    """
+    if not name.endswith(SUFFIXES):
+        known = {kind: list_presets(kind) for kind in (STYLE, TRAINING)}
+        for kind, names in known.items():
+            if name in names:
+                return kind
+        raise _unknown(name, [each for names in known.values() for each in names])
+    preset = read_preset(name)
+    if "stage" in preset.values:
+        return TRAINING
+    base = _base_of(preset)
+    return STYLE if base is None or base in seen else kind_of(base, (*seen, name))
+
+
 def read_preset(name: str, kind: str = "") -> Preset:
     """One preset, by name or as a path to a YAML file, without what it inherits.
 
@@ -41,7 +61,7 @@ def read_preset(name: str, kind: str = "") -> Preset:
         return _parse(name, read_text(name))
     files = _files(kind)
     if name not in files:
-        raise UsageError(f"expected the name of a preset or a .yaml file, found {name}; {name_advice(name, sorted(files))}")
+        raise _unknown(name, sorted(files))
     return _parse(name, files[name].read_text(encoding="utf-8"))
 
 
@@ -62,6 +82,10 @@ def load_preset(name: str, kind: str = "") -> dict[str, Any]:
             circle = " -> ".join([*seen, following])
             raise SettingsError([f"preset {name}: expected bases that end, found the circle {circle}; drop one base"])
     return merge({"description": chain[0].description}, *(preset.values for preset in reversed(chain)))
+
+
+def _unknown(name: str, known: list[str]) -> UsageError:
+    return UsageError(f"expected the name of a preset or a .yaml file, found {name}; {name_advice(name, known)}")
 
 
 def _base_of(preset: Preset) -> str | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from hicast.config.layers import Layer, gather, merge, read_command_layer
-from hicast.config.presets import list_presets, load_preset
-from hicast.config.problems import name_advice
+from hicast.config.presets import TRAINING, list_presets, load_preset
+from hicast.config.problems import name_advice, validate
 from hicast.config.train import OF_LATENTS, UNPUBLISHED_TERMS, AdapterTraining, ImageTraining, RepaintTraining, TrainSettings
 from hicast.errors import SettingsError, UsageError
 
@@ -50,10 +50,23 @@ def resolve_training(stage: str, stages: Mapping[str, type[TrainSettings]], *, p
     return settings
 
 
+def load_training_preset(name: str, stages: Mapping[str, type[TrainSettings]]) -> dict[str, Any]:
+    """Keys and values of a training preset, checked against those of its stage among `stages`, where it names one.
+
+    Raises SettingsError with all its problems, UsageError for an unknown name.
+    """
+    values = load_preset(name, TRAINING)
+    if (stage := values.get("stage")) is not None:
+        if stage not in list(stages):
+            raise SettingsError([f"preset {name}: stage: expected one of {', '.join(stages)}, found {stage}"])
+        validate(values, stages[stage], f"preset {name}")
+    return values
+
+
 def default_preset(stage: str, model: str) -> str:
     """The preset that a stage takes unless told otherwise: that of the model, else the compact model's."""
     name = f"{model}-{stage}"
-    return name if name in list_presets("train") else f"compact-{stage}"
+    return name if name in list_presets(TRAINING) else f"compact-{stage}"
 
 
 def contradictions(settings: TrainSettings) -> list[str]:
@@ -153,7 +166,7 @@ def _preset_layer(name: Any, stage: str) -> tuple[Layer, list[str]]:
     if not isinstance(name, str):
         return Layer(origin, {}), [f"{origin}: expected its name, found {name}; write a name or a .yaml file"]
     try:
-        values = load_preset(name, "train")
+        values = load_preset(name, TRAINING)
     except UsageError as error:
         return Layer(origin, {}), getattr(error, "problems", [str(error)])
     if values.get("stage", stage) != stage:
