@@ -21,16 +21,27 @@ def transport_distance(ours: Features, target: Features, weights: Mapping[str, f
     """
     terms = []
     for name, weight in weights.items():
-        likeness = neighbourhoods(ours[name]) @ neighbourhoods(target[name]).transpose(1, 2)
+        likeness = neighbourhood_likeness(ours[name], target[name])
         there, back = likeness.amax(2).mean(1), likeness.amax(1).mean(1)
         terms.append(weight * (1 - (there + back) / 2))
     return torch.stack(terms).sum(0)
 
 
-def neighbourhoods(features: Tensor, most: int = 16) -> Tensor:
-    """Unit vectors (batch, positions, channels * 9) of about `most` squared positions of features (batch, channels, h, w)."""
+def neighbourhood_likeness(ours: Tensor, target: Tensor) -> Tensor:
+    """Cosines (batch, positions, positions of the target) of the neighbourhoods of two layers' features."""
+    (left, lengths), (right, others) = neighbourhoods(ours), neighbourhoods(target)
+    return left @ right.transpose(1, 2) / (lengths * others.transpose(1, 2))
+
+
+def neighbourhoods(features: Tensor, most: int = 16) -> tuple[Tensor, Tensor]:
+    """About `most` squared positions of features (batch, channels, h, w) as (batch, positions, channels * 9), and their lengths (batch, positions, 1).
+
+    Lengths come from sums of squares per position, which is a fraction of the work that dividing every neighbourhood takes.
+    """
+    features = features.float()
     stride = max(min(features.shape[-2:]) // most, 1)
-    return F.normalize(F.unfold(features.float(), 3, stride=stride).transpose(1, 2), dim=2)
+    squares = F.avg_pool2d(features.square().sum(1, keepdim=True), 3, stride) * 9
+    return F.unfold(features, 3, stride=stride).transpose(1, 2), squares.clamp_min(1e-12).sqrt().flatten(2).transpose(1, 2)
 
 
 def contextual_distance(ours: Features, target: Features, weights: Mapping[str, float], bandwidth: float = 0.2) -> Tensor:
@@ -43,7 +54,7 @@ def contextual_distance(ours: Features, target: Features, weights: Mapping[str, 
     """
     terms = []
     for name, weight in weights.items():
-        distance = (1 - neighbourhoods(ours[name]) @ neighbourhoods(target[name]).transpose(1, 2)).clamp_min(0)
+        distance = (1 - neighbourhood_likeness(ours[name], target[name])).clamp_min(0)
         relative = distance / (distance.amin(2, keepdim=True) + 1e-5)
         share = ((1 - relative) / bandwidth).softmax(2)
         terms.append(-weight * share.amax(1).mean(1).log())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -73,6 +74,11 @@ class Judged:
     style_unit: float = 1.0
     feature_unit: float = 1.0
 
+    @cached_property
+    def colors(self) -> Tensor:
+        """Quantiles of the colours of `decoded`, which two terms look at."""
+        return color_quantiles(self.decoded)
+
     def of_paintings(self, measured: Mapping[str, Tensor], layers: Mapping[str, float]) -> dict[str, Tensor]:
         """The rows of this batch of what the library has `measured` at `layers`."""
         return {name: measured[name][self.paintings].float().to(self.estimate.device) for name in layers}
@@ -124,7 +130,7 @@ def _gram(judged: Judged) -> Tensor:
 
 def _color(judged: Judged) -> Tensor:
     target = judged.library.colors[judged.paintings].to(judged.decoded.device)
-    return judged.styled * color_distance(color_quantiles(judged.decoded), target)
+    return judged.styled * color_distance(judged.colors, target)
 
 
 def _transport(judged: Judged) -> Tensor:
@@ -190,7 +196,7 @@ def _target_texture(judged: Judged) -> Tensor:
 def _target_color(judged: Judged) -> Tensor:
     with torch.no_grad():
         target = color_quantiles(judged.result.picture)
-    return judged.aimed * judged.strength * color_distance(color_quantiles(judged.decoded), target)
+    return judged.aimed * judged.strength * color_distance(judged.colors, target)
 
 
 def _target_gram(judged: Judged) -> Tensor:

@@ -98,11 +98,15 @@ def of_features(settings: RepaintTraining, features: Mapping[str, Tensor]) -> It
         yield statistics(features)
         return
     measures = {"style": layer_statistics, "distribution": feature_quantiles, "gram": gram, "content": instance_normalize,
-                "target": Tensor.float, "target_texture": lambda layer: local_deviation(layer, 4), "target_gram": gram, "transport": neighbourhoods,
-                "contextual": neighbourhoods}  # fmt: skip
+                "target": Tensor.float, "target_texture": lambda layer: local_deviation(layer, 4), "target_gram": gram, "transport": _neighbourhoods,
+                "contextual": _neighbourhoods}  # fmt: skip
     for term, measure in measures.items():
         if settings.losses.get(term):
             yield from (measure(features[name]) for name, weight in getattr(settings, TAPS[term]).items() if weight)
+
+
+def _neighbourhoods(layer: Tensor) -> Tensor:
+    return neighbourhoods(layer)[0]
 
 
 def of_picture(settings: RepaintTraining, decoded: Tensor) -> Iterator[Tensor]:
