@@ -11,13 +11,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize
-from hicast.errors import InputError, ModelError, UsageError
+from hicast.errors import InputError, ModelError, UsageError, is_out_of_memory
 from hicast.io.files import PlannedOutput, atomic_path, check_target, first_name
 from hicast.io.hub_models import hub_model, is_hub_id
 from hicast.io.images import to_tensor
 
 from .console import Console
-from .failures import explain, is_out_of_memory, smaller_settings
+from .failures import explain, smaller_settings
 from .guides import Guides, square_of
 from .request import Request, check_device, chosen_engine
 from .words import CONTROLS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hicast.config.stylize import StylizeSettings
-from hicast.errors import HicastError
+from hicast.errors import HicastError, is_out_of_memory
 
 MEMORY_ADVICE = (
     "expected enough memory, found too little; lower --size, set --tile (for example 512) or take --dtype bfloat16 (on a GPU also --offload model), and close other programs"
@@ -13,7 +13,6 @@ TRAINING_MEMORY_ADVICE = (
     "gradient_checkpointing=true (each by --set KEY=VALUE), and close other programs"
 )
 TILES, FEWEST_FRAMES = (512, 256), 4
-_ALLOCATION_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def explain(error: BaseException, memory_advice: str = MEMORY_ADVICE) -> tuple[str, int]:
@@ -41,10 +40,3 @@ def smaller_settings(settings: StylizeSettings) -> tuple[str, StylizeSettings] |
         return None
     video = settings.video.model_copy(update={"window": window, "overlap": min(settings.video.overlap, window // 2)})
     return f"--window {window} --overlap {video.overlap}", settings.model_copy(update={"video": video})
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the CPU or a device; told by name and text, so that torch need not be loaded."""
-    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION_WORDS)

@@ -1,5 +1,7 @@
 """The errors that hicast raises; every message says what was expected, what was found and what to do."""
 
+_ALLOCATION_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+
 
 class HicastError(Exception):
     """Base of all errors meant for the user; the command line prints one line and leaves with `exit_code`."""
@@ -36,3 +38,10 @@ class ModelError(HicastError):
 
 class MemoryLimitError(HicastError):
     """Work that does not fit into memory; the message names the settings that would."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or a device; told by name and text, so that torch need not be loaded."""
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION_WORDS)

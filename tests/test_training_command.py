@@ -81,7 +81,7 @@ def test_two_steps_of_each_stage_give_a_model_that_stylizes(trained, workplace, 
     assert _train("image", "again", "--from", "photos") == 1
     assert "expected the result of the stage autoencoder or image to begin the stage image with" in capsys.readouterr().err
     assert _train("image", "image", "--from", "ae", "--set", "steps=3", "--set", "ema=0.5") == 2
-    assert "other settings for ema, steps" in capsys.readouterr().err
+    assert "other settings for ema (0.995 there, 0.5 here), steps (2 there, 3 here)" in capsys.readouterr().err
 
 
 def test_two_steps_of_an_adapter_with_and_without_a_base(workplace, capsys):

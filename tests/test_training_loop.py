@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hicast.config.train import TrainSettings
-from hicast.errors import ModelError, OutputError, UsageError
+from hicast.errors import MemoryLimitError, ModelError, OutputError, UsageError
 from hicast.losses.terms import weighted_sum
 from hicast.training import checkpoint, record
 from hicast.training.data import sample_generator
@@ -210,11 +210,11 @@ def _goes_astray(at, **changes):
 def test_run_without_a_finite_loss_goes_on_with_a_lower_rate(tmp_path):
     with pytest.raises(ModelError):
         train(_goes_astray(4), tmp_path)
-    with pytest.raises(UsageError, match="other settings for seed: "):
+    with pytest.raises(UsageError, match=r"other settings for seed \(0 there, 2 here\): use them again, another --output, or --no-resume$"):
         train(ToyStage(most_bad_steps=3, learning_rate=1e-4, clip=0.1, seed=2), tmp_path)
     mended = ToyStage(most_bad_steps=3, learning_rate=1e-4, clip=0.1)
     assert train(mended, tmp_path).finished and mended.seen[0][0] == 3
-    with pytest.raises(UsageError, match="other settings for learning_rate: "):
+    with pytest.raises(UsageError, match=r"other settings for learning_rate \(0.0001 there, 1e-05 here\): "):
         train(ToyStage(most_bad_steps=3, learning_rate=1e-5, clip=0.1), tmp_path)
 
 
@@ -237,13 +237,62 @@ def test_run_that_is_stopped_while_its_loss_is_not_finite_keeps_its_checkpoint(t
     assert _equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
 
 
+def _runs_out(at, error=torch.OutOfMemoryError("CUDA out of memory"), **changes):
+    """A stage for whose step `at` there is no memory."""
+    stage = ToyStage(**changes)
+    step = stage.step
+
+    def lacks(batch, now):
+        if now == at:
+            raise error
+        return step(batch, now)
+
+    stage.step = lacks
+    return stage
+
+
+def test_run_out_of_memory_goes_on_with_a_smaller_batch(tmp_path):
+    message = r"too little; the last checkpoint, step 3, is in .*: the same command goes on from it, with a lower batch_size or crop, a higher accumulate, .*=true \(each by"
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        with pytest.raises(MemoryLimitError, match=message):
+            train(_runs_out(4, error), tmp_path)
+    with pytest.raises(UsageError, match=r"other settings for seed \(0 there, 2 here\): "):
+        train(ToyStage(batch_size=2, seed=2), tmp_path)
+    with pytest.raises(MemoryLimitError):
+        train(_runs_out(3, batch_size=3), tmp_path)
+    smaller, notes = ToyStage(batch_size=2), []
+    assert train(smaller, tmp_path, on_note=notes.append).finished
+    assert smaller.seen[0] == (3, 2) and notes == ["goes on from step 3 with batch_size 2 (before: 4)"]
+    assert train(ToyStage(batch_size=2), tmp_path).finished
+    refused = r"batch_size \(2 there, 4 here\): use them again, another --output, or --no-resume; accumulate and gradient_checkpointing, which spare memory too, may change"
+    with pytest.raises(UsageError, match=refused):
+        train(ToyStage(), tmp_path)
+
+
+def test_run_out_of_memory_before_a_checkpoint_begins_again(tmp_path):
+    with pytest.raises(MemoryLimitError, match="and no checkpoint yet: begin again with a lower batch_size or crop"):
+        train(_runs_out(1), tmp_path)
+    assert train(ToyStage(batch_size=2), tmp_path).finished
+
+
+def test_what_only_spares_memory_may_change_at_any_time(tmp_path):
+    train(ToyStage(), tmp_path / "whole")
+    train(ToyStage(), tmp_path / "parts", max_minutes=0)
+    stage, notes = ToyStage(accumulate=2, gradient_checkpointing=True), []
+    assert train(stage, tmp_path / "parts", on_note=notes.append).finished
+    assert notes == ["goes on from step 1 with accumulate 2 (before: 1), gradient_checkpointing True (before: False)"]
+    assert stage.seen[0] == (1, 2)
+    whole, parts = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
+    assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+
+
 def test_resuming_with_other_settings_says_which(tmp_path):
     train(ToyStage(steps=2), tmp_path)
-    with pytest.raises(UsageError, match="other settings for learning_rate, seed: use them again"):
+    with pytest.raises(UsageError, match=r"other settings for learning_rate \(0.0006 there, 1e-05 here\), seed \(0 there, 4 here\): use them again"):
         train(ToyStage(steps=2, learning_rate=1e-5, seed=4), tmp_path)
     stage = ToyStage(steps=2)
     stage.settings = stage.settings.model_copy(update={"losses": {"square": 1.0, "size": 0.1, "more": 1.0}})
-    with pytest.raises(UsageError, match="other settings for losses.more, losses.square: use them again"):
+    with pytest.raises(UsageError, match=r"other settings for losses.more \(None there, 1.0 here\), losses.square \(2.0 there, 1.0 here\): use them again"):
         train(stage, tmp_path)
     train(ToyStage(steps=2, checkpoint_every=1, log_every=9, device="cpu"), tmp_path)
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from hicast.errors import ModelError, OutputError
 
 
-STOPPED = "not-finite"
-"""Lies beside the checkpoints of a run that has stopped without a finite loss, until it has gone on to another checkpoint."""
+NOT_FINITE, OUT_OF_MEMORY = "not-finite", "out-of-memory"
+"""Words of why a run has stopped, which lie beside its checkpoints until it has gone on to another one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def save_checkpoint(folder: Path, step: int, training: Training, state: Mapping[
         (draft / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-        (folder / STOPPED).unlink(missing_ok=True)
+        for word in (NOT_FINITE, OUT_OF_MEMORY):
+            (folder / word).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise OutputError(
@@ -67,17 +68,17 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
-def mark_stopped(folder: Path) -> None:
-    """Leave word in `folder` that the run stopped without a finite loss; OutputError where nothing can be written."""
+def leave_word(folder: Path, word: str) -> None:
+    """Leave `word` of why the run stopped in the `folder` of its checkpoints; OutputError where nothing can be written."""
     try:
-        (folder / STOPPED).touch()
+        (folder / word).touch()
     except OSError as error:
         raise OutputError(f"{folder}: expected to be able to write, found: {error.strerror}; make room") from error
 
 
-def is_stopped(folder: Path) -> bool:
-    """Whether the run whose checkpoints are in `folder` stopped without a finite loss and has not gone on since."""
-    return (folder / STOPPED).is_file()
+def has_word(folder: Path, word: str) -> bool:
+    """Whether the run whose checkpoints are in `folder` stopped for the reason `word` and has not gone on since."""
+    return (folder / word).is_file()
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,17 @@ import torch
 from accelerate import Accelerator
 
 from hicast.config.train import REMARKS, TrainSettings
-from hicast.errors import ModelError, UsageError
-from hicast.training.checkpoint import is_stopped, list_checkpoints, load_checkpoint, mark_stopped, read_state, save_checkpoint
+from hicast.errors import MemoryLimitError, ModelError, UsageError, is_out_of_memory
+from hicast.training.checkpoint import (
+    NOT_FINITE,
+    OUT_OF_MEMORY,
+    has_word,
+    leave_word,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from hicast.training.data import prefetched
 from hicast.training.export import stamp_model
 from hicast.training.origins import start_digests
@@ -29,6 +38,12 @@ OnProgress = Callable[[int, int, dict[str, float]], None]
 
 MENDING = ("learning_rate", "clip")
 """Settings that may change when a run goes on that has stopped without a finite loss."""
+
+SMALLER = ("batch_size", "crop", "frames")
+"""Settings that may change when a run goes on in which memory ran out."""
+
+SPARING = ("accumulate", "gradient_checkpointing")
+"""Settings that may change whenever a run goes on: they spare memory, and what is computed stays the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +61,14 @@ def train(stage: Stage, output: Path, *, accelerator: Accelerator | None = None,
 
     SIGINT and SIGTERM save a checkpoint after the step in progress, then raise KeyboardInterrupt and SystemExit(143).
     Only the main process writes and reports. Raises UsageError when the run in `output` had other settings, frozen nets or data, ModelError
-    when the loss stays NaN or infinite, OutputError when the disk is full.
+    when the loss stays NaN or infinite, MemoryLimitError when memory runs out, OutputError when the disk is full.
     """
     started, settings = time.monotonic(), stage.settings
     processes = accelerator or open_accelerator(stage.device.type)
     parts = batch_parts(settings, processes.num_processes, processes.process_index)
     run = _Run(stage, output, processes, on_note if processes.is_main_process else None)
     step = first = run.restore() if resume else 0
-    with closing(run), held_signals() as ending, torch.random.fork_rng(_gpus(stage.device)):
+    with closing(run), run.minding_memory(), held_signals() as ending, torch.random.fork_rng(_gpus(stage.device)):
         run.open_record(first)
         batches = prefetched(lambda at: [stage.batch(at, rows) for rows in parts], first, settings.steps, settings.readers)
         with closing(batches):
@@ -89,13 +104,7 @@ class _Run:
         if not found:
             return 0
         state = read_state(found[-1])
-        free = MENDING if is_stopped(found[-1].parent) else ()
-        differing = [key for key in changed_keys(self.settings, state["settings"]) if key not in free]
-        if differing:
-            raise UsageError(
-                f"the run in {self.output} has other settings for {', '.join(differing)}: use them again, "
-                "another --output, or --no-resume"
-            )
+        changed = self._allowed(changed_settings(self.settings, state["settings"]), found[-1].parent)
         others = changed_origins(self.origins, state.get("stands_on"))
         if others:
             raise UsageError(f"the run in {self.output} began with other {', '.join(others)}: use these again, another --output, or --no-resume")
@@ -103,7 +112,19 @@ class _Run:
         if state.get("scaler"):
             self.trainer.scaler.load_state_dict(state["scaler"])
         self.saved = state["step"]
+        if changed and self.on_note:
+            self.on_note(f"goes on from step {self.saved} with {', '.join(f'{key} {now} (before: {before})' for key, (before, now) in changed.items())}")
         return self.saved
+
+    @contextmanager
+    def minding_memory(self) -> Iterator[None]:
+        """Where memory runs out in the block, MemoryLimitError that says with which settings the run can go on."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._overfull() from error
 
     def open_record(self, first: int) -> None:
         """Begin the log, or go on with it after step `first`."""
@@ -177,8 +198,28 @@ class _Run:
         if self.saved < 0:
             return ModelError(f"{found}, and no checkpoint before them: begin again with a lower {keys}")
         if self.processes.is_main_process:
-            mark_stopped(folder)
+            leave_word(folder, NOT_FINITE)
         return ModelError(f"{found}; the last good checkpoint, step {self.saved}, is in {folder}: the same command with a lower {keys} goes on from it")
+
+    def _overfull(self) -> MemoryLimitError:
+        """The error of a run that lacks memory; from here on it can be resumed with other values of `SMALLER`."""
+        *keys, last = [key for key in SMALLER if hasattr(self.settings, key)]
+        advice = f"a lower {', '.join(keys)} or {last}, a higher accumulate, which computes a batch in parts, or gradient_checkpointing=true"
+        found, folder = "expected enough memory, found too little", self.output / "checkpoints"
+        if self.saved < 0:
+            return MemoryLimitError(f"{found}, and no checkpoint yet: begin again with {advice} (each by --set KEY=VALUE), and close other programs")
+        leave_word(folder, OUT_OF_MEMORY)
+        return MemoryLimitError(f"{found}; the last checkpoint, step {self.saved}, is in {folder}: the same command goes on from it, with {advice} "
+                                "(each by --set KEY=VALUE), or when other programs are closed")  # fmt: skip
+
+    def _allowed(self, changed: dict[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Any, Any]]:
+        """What of `changed` counts and may change where the run stopped as its `folder` of checkpoints tells; UsageError for the rest."""
+        free = {*SPARING, *(MENDING if has_word(folder, NOT_FINITE) else ()), *(SMALLER if has_word(folder, OUT_OF_MEMORY) else ())}
+        differing = [f"{key} ({before} there, {now} here)" for key, (before, now) in changed.items() if key not in free]
+        if differing:
+            spare = f"; {' and '.join(SPARING)}, which spare memory too, may change" if set(SMALLER) & set(changed) else ""
+            raise UsageError(f"the run in {self.output} has other settings for {', '.join(differing)}: use them again, another --output, or --no-resume{spare}")
+        return changed
 
     def _draw(self, step: int) -> None:
         if self.record is None:
@@ -189,17 +230,20 @@ class _Run:
             self.record.sheet(step, pixels)
 
 
-def changed_keys(settings: TrainSettings, stored: Mapping[str, Any]) -> list[str]:
-    """Keys, such as `losses.color`, whose value differs from that `stored` with a checkpoint and matters; keys it lacks had their default."""
+def changed_settings(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys, such as `losses.color`, whose value differs from that `stored` with a checkpoint and matters, with that value and today's.
+
+    Keys that it lacks had their default.
+    """
     now, before = settings.model_dump(mode="json"), type(settings)().model_dump(mode="json") | dict(stored)
-    return sorted(name for key in now if key not in REMARKS for name in _differing(key, now[key], before[key]))
+    return dict(sorted(pair for key in now if key not in REMARKS for pair in _differing(key, before[key], now[key])))
 
 
-def _differing(key: str, now: Any, before: Any) -> list[str]:
-    """`key` where its values differ, or what differs within where both hold keys."""
+def _differing(key: str, before: Any, now: Any) -> list[tuple[str, tuple[Any, Any]]]:
+    """`key` and its values where these differ, or what differs within where both hold keys."""
     if isinstance(now, Mapping) and isinstance(before, Mapping):
-        return [name for inner in {**before, **now} for name in _differing(f"{key}.{inner}", now.get(inner), before.get(inner))]
-    return [key] if now != before else []
+        return [pair for inner in {**before, **now} for pair in _differing(f"{key}.{inner}", before.get(inner), now.get(inner))]
+    return [(key, (before, now))] if now != before else []
 
 
 def changed_origins(now: Mapping[str, str], stored: Mapping[str, str] | None) -> list[str]:
