@@ -117,7 +117,7 @@ Dtype = Annotated[
 Tile = Annotated[int | None, _option("--tile", metavar="N", help="Side of tiles for large pictures, in pixels; smaller takes less memory.")]
 Engine = Annotated[
     Literal["auto", "torch", "openvino"] | None,
-    _option("--engine", help="What runs the net on a CPU: torch, or openvino, which is faster (pip install 'hicast[openvino]'). Default: openvino where it can."),
+    _option("--engine", help="What runs the net on a CPU: torch, or openvino, which is faster (pip install openvino). Default: openvino where it can."),
 ]
 Compile = Annotated[bool | None, _option("--compile", help="Compile the net first: slow to begin, then faster steps. Worth it on a GPU with many inputs.")]
 Offload = Annotated[

@@ -12,7 +12,7 @@ import torch
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install 'hicast[openvino]'")
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install openvino")
 def test_figures_of_both_engines_fit_together(make_pipeline, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(FOLDER)
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):

@@ -21,7 +21,7 @@ from hicast.models.temporal import TemporalLayers
 from hicast.pipeline import HiCastPipeline
 
 CPU = torch.device("cpu")
-needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install 'hicast[openvino]'")
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install openvino")
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_auto_is_what_the_environment_says(monkeypatch):
 
 def test_reasons_against_openvino(monkeypatch, without_openvino):
     net = nn.Linear(2, 2)
-    assert choice.why_not_openvino(net, CPU) == "expected the package openvino, found none; pip install 'hicast[openvino]'"
+    assert choice.why_not_openvino(net, CPU) == "expected the package openvino, found none; pip install openvino"
     monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: object())
     assert choice.why_not_openvino(net, CPU) is None
     assert choice.why_not_openvino(net, torch.device("cuda")) == "expected the CPU, found cuda; take --device cpu or --engine torch"
@@ -81,7 +81,7 @@ def test_without_the_package_torch_goes_on_and_only_who_asked_is_told(saved, wit
     notes: list[str] = []
     assert _open(saved, notes, "auto").engine == "torch" and notes == []
     assert _open(saved, notes).engine == "torch"
-    assert notes == ["engine openvino: expected the package openvino, found none; pip install 'hicast[openvino]'; goes on with torch"]
+    assert notes == ["engine openvino: expected the package openvino, found none; pip install openvino; goes on with torch"]
 
 
 def test_a_net_that_cannot_be_converted_is_left_to_torch_from_the_first_call_on(saved, monkeypatch, cache):
@@ -206,7 +206,7 @@ def test_a_result_names_its_engine_and_is_repeated_with_it(saved, workplace, cap
 def test_the_command_tells_why_torch_goes_on(saved, workplace, capsys, without_openvino):
     words = ["stylize-image", "photo.jpg", "--style", "painting.jpg", "--model", str(saved), "--size", "32", "--engine", "openvino"]
     assert main.run([*words, "-o", "result.png"]) == 0
-    assert "engine openvino: expected the package openvino, found none; pip install 'hicast[openvino]'; goes on with torch" in capsys.readouterr().err
+    assert "engine openvino: expected the package openvino, found none; pip install openvino; goes on with torch" in capsys.readouterr().err
     assert load_picture(Path("result.png")).settings["settings"]["engine"] == "torch"
 
 

@@ -33,7 +33,7 @@ def meant_engine(name: str) -> str:
 def why_not_openvino(net: nn.Module, device: torch.device) -> str | None:
     """Why OpenVINO cannot run `net` on `device`, as expected and found and what to do; None where it can."""
     if importlib.util.find_spec("openvino") is None:
-        return "expected the package openvino, found none; pip install 'hicast[openvino]'"
+        return "expected the package openvino, found none; pip install openvino"
     if device.type != "cpu":
         return f"expected the CPU, found {device.type}; take --device cpu or --engine torch"
     count = sum(parameter.numel() for parameter in net.parameters())
