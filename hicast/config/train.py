@@ -150,6 +150,8 @@ class RepaintTraining(TrainSettings):
 
     style_layers: dict[str, float] = {"relu1_2": 3.0, "relu2_2": 2.0, "relu3_3": 1.0, "relu4_3": 0.3}
     gram_layers: dict[str, float] = {"relu2_2": 1.0, "relu3_3": 1.0}
+    gram_form: Literal["squared", "angle"] = "squared"
+    """How `gram` and `target_gram` compare matrices: by their relative squared distance, or by angle and by ratio of their norms, which keeps results strong."""
     distribution_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 0.3}
     """Layers whose whole distribution is compared; each must be one of `style_layers`."""
     content_layers: dict[str, float] = {"relu3_3": 0.5, "relu4_1": 1.0}

@@ -99,6 +99,24 @@ def gram_distance(ours: Features, target: Mapping[str, Tensor], weights: Mapping
     return torch.stack(terms).sum(0)
 
 
+def gram_angle(ours: Features, target: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """1 - cosine of Gram matrices plus the squared logarithm of the ratio of their norms, per sample (batch,); `target[name]` are Gram matrices.
+
+    What `gram_distance` sees of a matrix that points elsewhere is least where ours is smaller by the cosine of the angle, so that a net that cannot reach the target learns
+    paler pictures; here strength is asked for whatever the angle. A nearly flat painting counts no more than another.
+    """
+    terms = []
+    for name, weight in weights.items():
+        mine, theirs = gram(ours[name]).flatten(1), target[name].flatten(1)
+        norms, wanted = (matrix.norm(dim=1).clamp_min(1e-6) for matrix in (mine, theirs))
+        terms.append(weight * (1 - (mine * theirs).sum(1) / (norms * wanted) + (norms / wanted).log().square()))
+    return torch.stack(terms).sum(0)
+
+
+GRAM_FORMS = {"squared": gram_distance, "angle": gram_angle}
+"""How Gram matrices are compared, by name."""
+
+
 def feature_quantiles(features: Tensor, directions: int = 32, count: int = 32, max_positions: int = 4096) -> Tensor:
     """Quantiles (batch, directions, count) of features (batch, channels, h, w) along fixed random directions.
 

@@ -14,12 +14,12 @@ from hicast.losses.blocks import blockiness
 from hicast.losses.clouds import cloudiness
 from hicast.losses.color import color_distance, color_quantiles
 from hicast.losses.perceptual import (
+    GRAM_FORMS,
     Features,
     content_distance,
     detail_energy,
     distribution_distance,
     gram,
-    gram_distance,
     laplacian,
     lattice_energy,
     repetition,
@@ -125,7 +125,7 @@ def _distribution(judged: Judged) -> Tensor:
 
 def _gram(judged: Judged) -> Tensor:
     layers = judged.settings.gram_layers
-    return judged.styled * gram_distance(judged.features, judged.of_paintings(judged.library.grams, layers), layers)
+    return judged.styled * GRAM_FORMS[judged.settings.gram_form](judged.features, judged.of_paintings(judged.library.grams, layers), layers)
 
 
 def _color(judged: Judged) -> Tensor:
@@ -202,7 +202,7 @@ def _target_color(judged: Judged) -> Tensor:
 def _target_gram(judged: Judged) -> Tensor:
     layers = judged.settings.target_gram_layers
     target = {name: gram(judged.result.features[name]) for name in layers}
-    return judged.aimed * judged.strength * gram_distance(judged.features, target, layers)
+    return judged.aimed * judged.strength * GRAM_FORMS[judged.settings.gram_form](judged.features, target, layers)
 
 
 TERMS: dict[str, Term] = {
