@@ -1,8 +1,6 @@
-"""The command line: help, streams, exit codes, batches; the pipeline is a stand-in that pulls the content to the styles' mean."""
+"""`hicast stylize-image`: settings, mistakes, streams, exit codes, batches; the pipeline is a stand-in that pulls the content to the styles' mean."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +9,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from hicast import __version__
 from hicast.cli import main
 from hicast.cli.failures import explain
-from hicast.cli.words import weighted_file
-from hicast.config.presets import list_presets
 from hicast.errors import ModelError, UsageError
 from hicast.io.images import load_picture
 
@@ -89,28 +84,6 @@ def _photos(folder: Path, *names: str) -> Path:
     return folder
 
 
-HELP = [(), ("presets",), *(command.words for command in main.COMMANDS)]
-
-
-@pytest.mark.parametrize("words", HELP, ids=lambda words: " ".join(words) or "hicast")
-def test_every_command_has_help_with_an_example_that_parses(words, capsys):
-    code, out, err = _run(capsys, *words, "--help")
-    text = " ".join(out.split())
-    assert code == 0 and err == "" and f"Example: hicast {' '.join(words)}" in text
-    assert all(option in text for option in (("--json", "--quiet", "--verbose") if words and words != ("presets",) else ()))
-
-
-def test_the_examples_of_presets_run(capsys):
-    for command in main.COMMANDS:
-        if command.words[0] == "presets":
-            assert _run(capsys, *command.example.split()[1:])[0] == 0
-
-
-def test_version_and_no_command(capsys):
-    assert _run(capsys, "--version") == (0, f"hicast {__version__}\n", "")
-    assert "stylize-image" in _run(capsys)[1]
-
-
 def test_one_picture(capsys, folder):
     code, out, err = _run(capsys, "stylize-image", "photo.png", "--style", "red.png")
     assert (code, out, err) == (0, "photo-red.png\n", "")
@@ -123,14 +96,6 @@ def test_styles_are_blended_by_weight(capsys):
     assert (code, out) == (0, "photo-red-blue.png\n")
     assert FakePipeline.calls[0]["weights"] == [3, 1]
     assert _pixel("photo-red-blue.png") == (188, 0, 62)
-
-
-@pytest.mark.parametrize(
-    "word, expected",
-    [("a.png", ("a.png", 1)), ("a=b.png=0.5", ("a=b.png", 0.5)), ("a=2.png", ("a=2.png", 1)), ("x=1e-1", ("x", 0.1)), ("=3", ("=3", 1))],
-)
-def test_the_last_equals_before_a_number_separates(word, expected):
-    assert weighted_file(word) == (Path(expected[0]), expected[1])
 
 
 def test_flags_reach_the_engine_and_defaults_come_from_the_model(capsys):
@@ -312,86 +277,3 @@ def test_standard_input_to_standard_output(folder):
     (folder / "piped.png").write_bytes(done.stdout)
     assert _pixel("piped.png") == (170, 45, 45)
     assert json.loads(done.stderr)["results"] == [{"input": "-", "output": "-"}]
-
-
-def test_threads_wait_quietly_unless_the_user_says_otherwise(folder):
-    code = (
-        "import os, sys; from hicast.cli.main import app\n"
-        "try: app(['--version'])\nexcept SystemExit as end: assert end.code == 0\n"
-        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'])"
-    )
-    environment = {key: value for key, value in os.environ.items() if key not in main.WAITING} | {"GOMP_SPINCOUNT": "5"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "PASSIVE 5", done.stderr
-
-
-def test_sigterm_leaves_with_143(folder):
-    code = (
-        "import os, signal; from hicast.cli import main\n"
-        "def run(words):\n    try: os.kill(os.getpid(), signal.SIGTERM)\n    finally: print('cleaned')\n"
-        "main.run = run; main.app([])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "cleaned\n", "")
-
-
-def test_presets_copy_and_show(capsys, folder):
-    assert _run(capsys, "presets", "copy", "bold") == (0, "bold.yaml\n", "")
-    code, _, err = _run(capsys, "presets", "copy", "bold")
-    assert code == 1 and "--overwrite" in err
-    (folder / "bold.yaml").write_text("base: bold\nsteps: 3\n")
-    code, out, _ = _run(capsys, "presets", "show", "bold.yaml", "--json")
-    assert code == 0 and json.loads(out) == {"name": "bold.yaml", "description": "", "style_scale": 1.5, "content_scale": 1.0, "steps": 3}
-
-
-def test_presets_list(capsys):
-    code, out, err = _run(capsys, "presets", "list")
-    looks, runs = (section.splitlines() for section in out.split("\n\n"))
-    assert code == 0 and err == "" and [line.split()[0] for line in looks[1:]] == [
-        "architecture", "balanced", "bold", "draft", "gentle", "landscape", "portrait", "published-image", "published-video", "sketch"
-    ]
-    assert [line.split()[0] for line in runs[1:] if line[0] != " "] == list_presets("train") and runs[0].split() == ["training", "stage", "description"]
-    assert next(line.split()[1] for line in runs if line.startswith("sd15-image-reference ")) == "image"
-    entries = json.loads(_run(capsys, "presets", "list", "--json")[1])
-    assert entries[1]["name"] == "balanced" and [entry["name"] for entry in entries if "stage" in entry] == list_presets("train")
-
-
-def test_training_presets_are_shown_and_copied(capsys, folder):
-    code, out, _ = _run(capsys, "presets", "show", "sd15-image-reference")
-    values = yaml.safe_load(out)
-    assert code == 0 and values["reference"] is True and values["crop"] == 512, "with what it inherits"
-    assert _run(capsys, "presets", "copy", "compact-image", "-o", "mine.yaml") == (0, "mine.yaml\n", "")
-    shipped = Path(__file__).resolve().parents[1] / "presets" / "train" / "compact-image.yaml"
-    assert (folder / "mine.yaml").read_text() == shipped.read_text(), "comments too"
-    (folder / "more.yaml").write_text("base: mine.yaml\nsteps: 3\n")
-    code, out, _ = _run(capsys, "presets", "show", "more.yaml", "--json")
-    assert code == 0 and json.loads(out) == {**yaml.safe_load(shipped.read_text()), "name": "more.yaml", "description": "", "steps": 3}
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("base: compact-image\nsteps: none\n", "steps: expected a whole number at least 1, found none"),
-        ("stage: imgae\n", "stage: expected one of autoencoder, image, adapter, temporal, found imgae"),
-        ("stage: [image]\n", "stage: expected one of autoencoder, image, adapter, temporal, found ['image']"),
-        ("base: bad.yaml\n", "expected bases that end, found the circle bad.yaml -> bad.yaml"),
-        ("base: other.yaml\n", "expected bases that end, found the circle bad.yaml -> other.yaml -> bad.yaml"),
-    ],
-)
-def test_bad_training_presets_are_one_line(capsys, folder, text, words):
-    (folder / "bad.yaml").write_text(text)
-    (folder / "other.yaml").write_text("base: bad.yaml\n")
-    code, _, err = _run(capsys, "presets", "show", "bad.yaml")
-    assert code == 2 and words in err and len(err.splitlines()) == 1, err
-
-
-def test_unknown_presets_name_the_nearest_of_both_kinds(capsys, folder):
-    for name, near in (("blod", "bold"), ("compact-imag", "compact-image")):
-        code, _, err = _run(capsys, "presets", "show", name)
-        assert code == 2 and f"found {name}; did you mean {near}? known: architecture, " in err and "sd15-image" in err
-
-
-def test_shell_completion_is_offered(folder):
-    environment = {**os.environ, "_HICAST_COMPLETE": "complete_bash", "COMP_WORDS": "hicast sty", "COMP_CWORD": "1"}
-    done = subprocess.run([sys.executable, "-m", "hicast.cli"], env=environment, capture_output=True, text=True)
-    assert "stylize-image" in done.stdout, done.stderr

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hicast.cli import main
-from hicast.cli.words import named_values, region_of, sweeps_of
+from hicast.cli.words import named_values, region_of, sweeps_of, weighted_file
 from hicast.controls import CONTROLS, ExtractorKind
 from hicast.errors import UsageError
 from hicast.io.images import load_picture
@@ -225,6 +225,14 @@ def frames_of(name: str) -> np.ndarray:
 
     with av.open(name) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize(
+    "word, expected",
+    [("a.png", ("a.png", 1)), ("a=b.png=0.5", ("a=b.png", 0.5)), ("a=2.png", ("a=2.png", 1)), ("x=1e-1", ("x", 0.1)), ("=3", ("=3", 1))],
+)
+def test_the_last_equals_before_a_number_separates(word, expected):
+    assert weighted_file(word) == (Path(expected[0]), expected[1])
 
 
 def test_words_of_regions():
