@@ -1,4 +1,4 @@
-"""Films from file to file: what comes out is what went in, painted; tracks and tags are kept; interrupted work goes on."""
+"""Films from file to file: what comes out is what went in, painted; tracks and tags are kept."""
 
 import io
 import re
@@ -14,7 +14,6 @@ import pytest
 
 from hicast.errors import InputError, OutputError, UsageError
 from hicast.io.film import Film, FilmOutcome, make_film
-from hicast.io.film_parts import parts_path
 from hicast.io.video_read import Span, VideoReader
 
 LOSSLESS = {"crf": "0", "preset": "ultrafast"}
@@ -198,62 +197,6 @@ def test_a_stream_gets_matroska(tmp_path, make_clip):
     (tmp_path / "b.mkv").write_bytes(stream.getvalue())
     info = VideoReader(tmp_path / "b.mkv").info
     assert info.format.startswith("matroska") and info.tracks == ("audio",) and len(_frames(tmp_path / "b.mkv")) == 12
-
-
-class Stopped(Exception):
-    """Stands for whatever ends a run."""
-
-
-def _stopping(after: int):
-    """A painter that fails once it has given `after` frames."""
-
-    def paint(frames, first, lead):
-        for number, pixels in enumerate(_invert(frames, first, lead)):
-            if number == after:
-                raise Stopped
-            yield pixels
-
-    return paint
-
-
-@pytest.mark.parametrize("name", ["b.mp4", "b.mkv", "b.gif"])
-def test_stopped_work_goes_on_and_equals_work_in_one_go(tmp_path, make_clip, name):
-    source = make_clip(tmp_path / "a.mp4", frames=70, audio="aac")
-    whole, target, calls = tmp_path / f"whole-{name}", tmp_path / name, []
-    make_film(Film(source, whole, step=8), _invert)
-    with pytest.raises(Stopped):
-        make_film(Film(source, target, step=8, context=3), _stopping(60))
-    assert not target.exists() and parts_path(target).is_dir()
-
-    def watched(frames, first, lead):
-        calls.append((first, lead))
-        return _invert(frames, first, lead)
-
-    assert make_film(Film(source, target, step=8, context=3), watched) == FilmOutcome(70, 48, None)
-    assert calls == [(45, 3)] and _times(target) == _times(whole)
-    assert all(np.array_equal(a, b) for a, b in zip(_stored(target), _stored(whole), strict=True))
-    assert not parts_path(target).exists() and len(list(tmp_path.glob(".hicast*"))) == 0
-
-
-def test_finished_frames_of_another_job_are_not_used(tmp_path, make_clip):
-    source, target = make_clip(tmp_path / "a.mp4", frames=60), tmp_path / "b.mp4"
-    with pytest.raises(Stopped):
-        make_film(Film(source, target, look={"styles": {"red": 1}, "seed": 0}), _stopping(55))
-    with pytest.raises(OutputError, match=r"found others for crf, styles\.red; give the earlier settings to go on, or --no-resume"):
-        make_film(Film(source, target, look={"styles": {"red": 2}, "seed": 0}, crf=20), _invert)
-    assert make_film(Film(source, target, look={"seed": 1}), _invert, resume=False).resumed == 0
-
-
-def test_a_film_that_lacks_only_its_last_move_is_not_painted_again(tmp_path, make_clip, monkeypatch):
-    source, target = make_clip(tmp_path / "a.mp4", frames=60), tmp_path / "b.mp4"
-    with monkeypatch.context() as patch:
-        patch.setattr("hicast.io.film.join_pieces", lambda *words: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(OutputError) as caught:
-            make_film(Film(source, target), _invert)
-    advice = "make room and give the same command again: it goes on from there"
-    assert str(caught.value) == f"{target}: expected to be able to write, found: No space left on device; {advice}"
-    assert not target.exists()
-    assert make_film(Film(source, target), _stopping(0)) == FilmOutcome(60, 60, None)
 
 
 def test_a_broken_source_gives_what_can_be_decoded(tmp_path, make_clip):
