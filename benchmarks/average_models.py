@@ -1,15 +1,18 @@
 """The mean of the nets of several models, as a model.
 
-    python benchmarks/average_models.py RUN RUN... --output FOLDER
+    python benchmarks/average_models.py RUN RUN... --output FOLDER [--shares 0.6 0.4] [--keep-decoder]
 
-Ends of one training, some way apart, average to a net that often is better than any of them ("model soups", arXiv 2203.05482). U-Net and
-content projection are averaged, all other parts are those of the first model.
+Ends of one training, some way apart, average to a net that often is better than any of them ("model soups", arXiv 2203.05482). U-Net, content
+projection and autoencoder are averaged, with `--keep-decoder` the autoencoder is that of the first model; all other parts are the first's.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from hicast.pipeline import HiCastPipeline
 
@@ -19,18 +22,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="model folders, or names of shipped models")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--shares", type=float, nargs="+", help="of each model in the mean (default: equal)")
+    parser.add_argument("--keep-decoder", action="store_true", help="take the autoencoder of the first model as it is")
     options = parser.parse_args()
-    first, *others = (HiCastPipeline.from_pretrained(name, "cpu", "float32") for name in options.models)
-    total = {name: value.clone() for name, value in first.model.state_dict().items()}
-    for other in others:
-        values = other.model.state_dict()
-        if {name: value.shape for name, value in values.items()} != {name: value.shape for name, value in total.items()}:
-            parser.error("expected nets of one shape, found others; give ends of the same training")
-        for name, value in values.items():
-            total[name] += value
-    first.model.load_state_dict({name: value / len(options.models) for name, value in total.items()})
-    first.save_pretrained(options.output)
+    shares = options.shares or [1 / len(options.models)] * len(options.models)
+    if len(shares) != len(options.models) or abs(sum(shares) - 1) > 1e-6:
+        parser.error(f"--shares: expected {len(options.models)} that make 1, found {shares}")
+    pipelines = [HiCastPipeline.from_pretrained(name, "cpu", "float32") for name in options.models]
+    for part in ("model",) if options.keep_decoder else ("model", "autoencoder"):
+        states = [getattr(pipeline, part).state_dict() for pipeline in pipelines]
+        if any({name: value.shape for name, value in state.items()} != {name: value.shape for name, value in states[0].items()} for state in states):
+            parser.error(f"expected parts of one shape, found others in {part}; give ends of the same training")
+        getattr(pipelines[0], part).load_state_dict(mean(states, shares))
+    pipelines[0].save_pretrained(options.output)
     print(options.output)
+
+
+def mean(states: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    """The mean of weights, by name."""
+    return {name: sum(share * state[name] for share, state in zip(shares, states, strict=True)) for name in states[0]}
 
 
 if __name__ == "__main__":

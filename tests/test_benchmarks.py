@@ -129,15 +129,17 @@ def test_full_size_measures_and_its_table_holds_the_ratios(full_size, monkeypatc
     assert json.loads((tmp_path / "figures.json").read_text())[0]["times_faster"] == 4
 
 
-def test_the_mean_of_two_models_lies_in_the_middle(benchmark, model, tmp_path, monkeypatch, capsys):
-    pipeline = HiCastPipeline.from_pretrained(model, "cpu", "float32")
-    ends = [dict(pipeline.model.state_dict())]
-    for parameter in pipeline.model.parameters():
-        parameter.data = parameter.data + torch.randn_like(parameter)
-    ends.append(dict(pipeline.model.state_dict()))
-    pipeline.save_pretrained(tmp_path / "other")
-    monkeypatch.setattr(sys, "argv", ["average_models.py", str(model), str(tmp_path / "other"), "--output", str(tmp_path / "mean")])
+@pytest.mark.parametrize(("words", "share", "decoder"), [([], 0.5, 0.5), (["--shares", "0.8", "0.2"], 0.2, 0.2), (["--keep-decoder"], 0.5, 0)])
+def test_the_mean_of_two_models_lies_between(benchmark, model, tmp_path, monkeypatch, capsys, words, share, decoder):
+    first, other = (HiCastPipeline.from_pretrained(model, "cpu", "float32") for _ in range(2))
+    for part in (other.model, other.autoencoder):
+        for parameter in part.parameters():
+            parameter.data = parameter.data + torch.randn_like(parameter)
+    other.save_pretrained(tmp_path / "other")
+    monkeypatch.setattr(sys, "argv", ["average_models.py", str(model), str(tmp_path / "other"), "--output", str(tmp_path / "mean"), *words])
     importlib.import_module("average_models").main()
-    found = HiCastPipeline.from_pretrained(tmp_path / "mean", "cpu", "float32").model.state_dict()
-    for name, value in found.items():
-        torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)
+    found = HiCastPipeline.from_pretrained(tmp_path / "mean", "cpu", "float32")
+    for part, wanted in (("model", share), ("autoencoder", decoder)):
+        begin, end = (getattr(pipeline, part).state_dict() for pipeline in (first, other))
+        for name, value in getattr(found, part).state_dict().items():
+            torch.testing.assert_close(value, begin[name].lerp(end[name], wanted), atol=1e-5, rtol=1e-5)
