@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -39,10 +39,33 @@ def workplace(tmp_path, monkeypatch) -> Path:
 
 
 TINY_UNET = {
-    "in_channels": 12, "out_channels": 8, "layers_per_block": 1, "attention_head_dim": 4, "cross_attention_dim": 16,
+    "layers_per_block": 1, "attention_head_dim": 4, "cross_attention_dim": 16,
     "encoder_hid_dim": 768, "encoder_hid_dim_type": "text_proj", "time_cond_proj_dim": 16,
     "resnet_time_scale_shift": "scale_shift", "norm_num_groups": 8, "conv_padding_mode": "replicate",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    """A function that makes a random net laid out like the compact one, of the widths given; keys of its U-Net can be changed."""
+    return _tiny_model
+
+
+def _tiny_model(widths: Sequence[int], channels: int = 8, projected: int = 4, **changes: Any) -> Any:
+    import torch
+
+    from hicast.models.hicast_model import HiCastModel
+    from hicast.models.unet import ContentProjection, build_unet
+
+    torch.manual_seed(0)
+    cross = len(widths) - 1
+    blocks = {
+        "block_out_channels": widths, "in_channels": channels + projected, "out_channels": channels,
+        "only_cross_attention": [True] * cross + [False], "down_block_types": ["CrossAttnDownBlock2D"] * cross + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * cross,
+    }  # fmt: skip
+    unet = build_unet({**TINY_UNET, **blocks, **changes})
+    return HiCastModel(unet, ContentProjection(channels, projected, 4 * widths[0]), content_skip=True)
 
 
 @pytest.fixture(scope="session")
@@ -58,18 +81,10 @@ def _tiny_pipeline(*adapters: str, levels: int = 3, **index: Any) -> Any:
     from hicast.config.presets import load_preset
     from hicast.encoders.autoencoder import ResidualAutoencoder
     from hicast.encoders.style import StyleEncoder
-    from hicast.models.hicast_model import HiCastModel
-    from hicast.models.unet import ContentProjection, build_unet
     from hicast.pipeline import HiCastPipeline
 
-    torch.manual_seed(0)
     widths = [32] * levels
-    blocks = {
-        "block_out_channels": widths, "only_cross_attention": [True] * (levels - 1) + [False],
-        "down_block_types": ["CrossAttnDownBlock2D"] * (levels - 1) + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * (levels - 1),
-    }  # fmt: skip
-    model = HiCastModel(build_unet({**TINY_UNET, **blocks}), ContentProjection(8, 4, 128), content_skip=True)
+    model = _tiny_model(widths)
     nets = {name: T2IAdapter(channels=widths, num_res_blocks=1, adapter_type="light_adapter") for name in adapters}
     made = HiCastPipeline(model, ResidualAutoencoder(8, (4, 8, 8)), StyleEncoder("caffe", 8, 6.0),
                           load_preset("compact", "models")["scheduler"], index={"defaults": {"steps": 1}, **index}, adapters=nets)  # fmt: skip

@@ -17,6 +17,7 @@ from hicast.io import hub
 from hicast.io.published_folder import find_published
 from hicast.io.weights import cast_weights
 from hicast.models.conversion import convert_published
+from hicast.models.published import convert_unet
 from hicast.models.verification import verify_model
 
 PICKLE = "diffusion_pytorch_model.bin"
@@ -193,3 +194,9 @@ def test_a_disk_that_fills_up_is_not_taken_for_the_network():
 
     with pytest.raises(OutputError, match="expected to write what was fetched, found no way to: .*No space left.*; make room or choose another place with --downloads"):
         hub._asked(hub.FAST, full)
+
+
+def test_published_checkpoint_with_strange_tensors():
+    config = {"block_out_channels": (16, 32, 48, 64), "cross_attention_dim": 32, "norm_num_groups": 8}
+    with pytest.raises(ModelError, match="U-Net has unknown motion.weight.*style encoder lacks null_style"):
+        convert_unet({"motion.weight": torch.zeros(1)}, config)
