@@ -1,59 +1,24 @@
-"""Temporal layers in a tiny random net laid out like the compact one."""
+"""Temporal layers together, in a tiny random net laid out like the compact one."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from torch import nn
-from torch.nn import functional
 
 from hicast.config.presets import load_preset
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.io.weights import load_module, save_module
-from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.hicast_model import Conditions
 from hicast.models.temporal import TemporalLayers
-from hicast.models.temporal_layers import TemporalAttention, TemporalConvolution, first_and_previous
-from hicast.models.unet import ContentProjection, build_unet
 
 CHANNELS, WIDTHS, SIDE = 4, (16, 24, 32), 8
-TINY = {
-    "in_channels": 2 * CHANNELS,
-    "out_channels": CHANNELS,
-    "block_out_channels": WIDTHS,
-    "layers_per_block": 1,
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "only_cross_attention": [True, True, False],
-    "mid_block_only_cross_attention": False,
-    "attention_head_dim": 4,
-    "norm_num_groups": 8,
-    "cross_attention_dim": 16,
-    "encoder_hid_dim": 24,
-    "encoder_hid_dim_type": "text_proj",
-    "resnet_time_scale_shift": "scale_shift",
-    "conv_padding_mode": "replicate",
-}
-PUBLISHED_CHOICES = {}
-COMPACT_CHOICES = {
-    "conv_groups": (8, 8, 1),
-    "temporal_attention": (1, 2),
-    "attention": "first_previous",
-    "norm": "frame",
-    "padding": "replicate",
-}
-CHOICES = pytest.mark.parametrize("choices", [PUBLISHED_CHOICES, COMPACT_CHOICES], ids=["published", "compact"])
-
-
-def build_model():
-    torch.manual_seed(0)
-    return HiCastModel(build_unet(TINY), ContentProjection(CHANNELS, CHANNELS, 4 * WIDTHS[0]), content_skip=True).eval()
+CHOICES = pytest.mark.parametrize("choices", [{}, load_preset("compact", "models")["temporal"]], ids=["published", "compact"])
 
 
 @pytest.fixture
-def model():
-    return build_model()
+def model(make_model):
+    return make_model(WIDTHS, CHANNELS, CHANNELS).eval()
 
 
 def fresh(unet, **choices):
@@ -80,7 +45,7 @@ def clip_input(frames, static=False):
     latents, content = (random(frames, CHANNELS, SIDE, SIDE, seed=seed) for seed in (5, 6))
     if static:
         latents, content = (tensor[:1].expand_as(tensor).contiguous() for tensor in (latents, content))
-    return latents, Conditions.of(content, StyleCode(random(1, 2944), random(1, 3, 24)))
+    return latents, Conditions.of(content, StyleCode(random(1, 2944), random(1, 3, 768)))
 
 
 def run(model, layers, frames, **kind):
@@ -163,48 +128,6 @@ def test_looking_back_does_not_depend_on_the_length_of_the_clip(model):
         layers.eject()
 
 
-def test_first_and_previous_by_hand():
-    tokens = torch.arange(8.0).view(8, 1, 1)
-    assert first_and_previous(tokens, 4).squeeze(-1).tolist() == [
-        [0, 0], [0, 0], [0, 1], [0, 2], [4, 4], [4, 4], [4, 5], [4, 6],
-    ]  # fmt: skip
-
-
-def test_cross_attention_in_the_first_place_is_left_alone(model):
-    blocks = [m for m in model.unet.modules() if isinstance(m, BasicTransformerBlock)]
-    layers = fresh(model.unet)
-    layers.inject(model.unet)
-    assert {block.only_cross_attention for block in blocks} == {True, False}
-    for block in blocks:
-        assert bool(block.attn1._forward_pre_hooks) != block.only_cross_attention
-
-
-@pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("padding", ["zeros", "replicate"])
-def test_convolution_is_conv1d_over_the_frames(groups, padding):
-    layer = TemporalConvolution(6, groups, padding)
-    hidden = random(2 * 4, 6, 3, 5)
-    assert torch.equal(layer(hidden, 4), hidden)
-    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
-    pixels = hidden.view(2, 4, 6, 15).permute(0, 3, 2, 1).reshape(-1, 6, 4)
-    padded = functional.pad(pixels, (1, 1), mode="constant" if padding == "zeros" else "replicate")
-    expected = functional.conv1d(padded, layer.weight, layer.bias, groups=groups)
-    expected = expected.view(2, 15, 6, 4).permute(0, 3, 2, 1).reshape(8, 6, 3, 5)
-    assert torch.allclose(layer(hidden, 4), expected, atol=1e-5)
-
-
-def test_clip_norm_takes_its_statistics_over_all_frames(model):
-    layers = fresh(model.unet, conv_groups=(0, 0, 0), temporal_attention=False)
-    layers.inject(model.unet)
-    norm = model.unet.down_blocks[0].resnets[0].norm1
-    with torch.no_grad(), layers.clip(3):
-        hidden = random(6, WIDTHS[0], 4, 4) * torch.arange(1.0, 7.0).view(6, 1, 1, 1)
-        seen = norm(hidden)
-    groups = hidden.view(2, 3, 8, 2, 4, 4)
-    variance, mean = torch.var_mean(groups, dim=(1, 3, 4, 5), correction=0, keepdim=True)
-    assert torch.allclose(seen, ((groups - mean) / (variance + norm.eps).sqrt()).view_as(hidden), atol=1e-5)
-
-
 @CHOICES
 def test_every_temporal_parameter_learns(model, choices):
     """The first step moves what is next to the output, the second all: no dead point. The U-Net stays as it is."""
@@ -220,12 +143,6 @@ def test_every_temporal_parameter_learns(model, choices):
         optimizer.step()
     still = [name for name, parameter in layers.named_parameters() if not parameter.grad.any()]
     assert still == [] and all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_the_published_start_of_temporal_attention_is_a_dead_point():
-    layer = TemporalAttention(8, 2, zero_start=True)
-    layer(random(4, 5, 8), 4).square().mean().backward()
-    assert {name for name, p in layer.named_parameters() if p.grad.any()} == {"attention.to_out.0.bias"}
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(model):
@@ -273,27 +190,7 @@ def test_layers_keep_in_a_folder_of_their_own(model, choices, tmp_path):
     assert torch.equal(*results)
 
 
-def test_layers_of_the_compact_model_are_small():
-    with torch.device("meta"):
-        unet = build_unet(load_preset("compact", "models")["unet"])
-        for choices in (PUBLISHED_CHOICES, COMPACT_CHOICES):
-            layers = TemporalLayers.for_unet(unet, **choices)
-            assert 2 * sum(parameter.numel() for parameter in layers.parameters()) <= 5.5e6
-
-
-def test_levels_choose_the_places(model):
-    layers = fresh(model.unet, **{**COMPACT_CHOICES, "conv_groups": (0, 8, 1)})
-    names = set(layers.config.conv_places)
-    assert {"conv_in", "conv_out"} <= names
-    assert not any(name.startswith(("down_blocks.0.", "up_blocks.2.")) for name in names)
-    assert layers.config.conv_places["up_blocks.1.resnets.0.conv1"] == (24, 8)
-    assert layers.config.conv_places["mid_block.resnets.0.conv2"] == (32, 1)
-    assert {name.partition(".attentions")[0] for name in layers.config.attention_places} == {
-        "down_blocks.1", "mid_block", "up_blocks.1",
-    }  # fmt: skip
-
-
-def test_mistakes_are_named(model):
+def test_mistakes_are_named(model, make_model):
     layers = fresh(model.unet)
     layers.inject(model.unet)
     with pytest.raises(ModelError, match="expected a batch of whole clips of 3 frames, found 4 frames"):
@@ -302,12 +199,10 @@ def test_mistakes_are_named(model):
             model(latents, 300, conditions)
     with pytest.raises(ModelError, match="found them in a U-Net: eject them first"):
         layers.inject(model.unet)
-    wider = build_unet({**TINY, "block_out_channels": (16, 24, 40)})
     with pytest.raises(ModelError, match="expected 'down_blocks.2.resnets.0.conv1' of width 32 in the U-Net, found 40"):
-        fresh(model.unet).inject(wider)
-    shallow = {**TINY, "layers_per_block": 2}
+        fresh(model.unet).inject(make_model((16, 24, 40)).unet)
     with pytest.raises(ModelError, match="expected 'down_blocks.0.resnets.1.conv1' of width 16 .*found no such layer"):
-        fresh(build_unet(shallow)).inject(model.unet)
+        fresh(make_model(WIDTHS, layers_per_block=2).unet).inject(model.unet)
     with pytest.raises(ModelError, match="expected attention to be one of joint, first_previous, frame, found 'all'"):
         fresh(model.unet, attention="all")
     with pytest.raises(ModelError, match="expected conv_groups for 3 levels, found 2"):
