@@ -1,6 +1,7 @@
 """What tests share: threads that sleep while they wait, a folder with the files that the documentation names, and stages on tiny nets."""
 
 import importlib.util
+import json
 import os
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -96,6 +97,20 @@ def _tiny_pipeline(*adapters: str, levels: int = 3, **index: Any) -> Any:
 def published_layout() -> ModuleType:
     """The functions that write folders in the layout of the published checkpoints."""
     return _sibling("published_layout")
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory, published_layout) -> Path:
+    """A converted model of the published architecture at a tenth of its width, temporal layers included, in `video`; nobody changes it."""
+    from hicast.io.published_folder import find_published
+    from hicast.models.conversion import convert_published
+
+    source = published_layout.write_random(tmp_path_factory.mktemp("published"), 0.1)
+    target = tmp_path_factory.mktemp("models") / "small"
+    convert_published(find_published(source), target)
+    index = json.loads((target / "model_index.json").read_text())
+    (target / "model_index.json").write_text(json.dumps(index | {"style_side": 64}))
+    return target
 
 
 @pytest.fixture(scope="session")
