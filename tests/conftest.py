@@ -114,6 +114,20 @@ def small_model(tmp_path_factory, published_layout) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_stock(tmp_path_factory, published_layout) -> Path:
+    """Stable Diffusion 1.5 in a folder, of a few thousand random numbers; nobody changes it."""
+    return published_layout.write_stock(tmp_path_factory.mktemp("stock"))
+
+
+@pytest.fixture
+def stock_config(published_layout) -> Any:
+    """The settings of a model that begins as `shared_stock`."""
+    from hicast.config.model import ModelConfig
+
+    return ModelConfig(**published_layout.stock_shape())
+
+
+@pytest.fixture(scope="session")
 def make_clip() -> Callable[..., Path]:
     """The function that writes a clip, and gives its path back."""
     return _sibling("made_media").write_clip

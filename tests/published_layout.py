@@ -1,4 +1,4 @@
-"""Folders in the layout of the published checkpoints: tiny ones from the parity weights, and random ones of any width."""
+"""Folders in the layout of the published checkpoints and of stock Stable Diffusion: tiny ones from the parity weights, and random ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from diffusers import AutoencoderKL, T2IAdapter
+from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel
 from hicast.config.presets import load_preset
 from hicast.io.weights import load_safetensors
 from hicast.models.temporal import TemporalLayers
@@ -21,6 +21,11 @@ VGG_WIDTHS = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
 SCHEDULE = {
     "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
     "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+}  # fmt: skip
+STOCK_UNET = {"block_out_channels": [16, 16, 32, 32], "attention_head_dim": 4, "norm_num_groups": 8, "sample_size": 8}
+STOCK_VAE = {
+    "block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
 }  # fmt: skip
 
 
@@ -71,6 +76,23 @@ def write_tiny(folder, same_net=False, parts=("image", "video")):
     stock = folder / "pretrained_models" / "stable-diffusion-v1-5"
     write_part(stock / "vae", load("vae_weights"), config("vae_config"))
     write_text(stock, 32, 2)
+    return folder
+
+
+def stock_shape(context=24, vae_layers=1):
+    """Keys of `ModelConfig` for a model of ours that begins as what `write_stock` wrote."""
+    sd15 = load_preset("sd15", "models")
+    unet = sd15["unet"] | STOCK_UNET | {"cross_attention_dim": context}
+    return sd15 | {"unet": unet, "autoencoder": STOCK_VAE | {"layers_per_block": vae_layers}}
+
+
+def write_stock(folder, context=24, vae_layers=1, heads=4):
+    """Random weights of a few thousand numbers in the layout of Stable Diffusion 1.5."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        UNet2DConditionModel(**STOCK_UNET, cross_attention_dim=context).save_pretrained(folder / "unet")
+        AutoencoderKL(**STOCK_VAE, layers_per_block=vae_layers).save_pretrained(folder / "vae")
+    write_text(folder, context, 2, heads)
     return folder
 
 

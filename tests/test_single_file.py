@@ -5,23 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from hicast.config.model import ModelConfig
-from hicast.config.presets import load_preset
 from hicast.config.train import ImageTraining
 from hicast.encoders.style import StyleEncoder
 from hicast.encoders.text import empty_prompt
 from hicast.errors import ModelError
 from hicast.training import stock
 
-UNET = {"block_out_channels": [16, 16, 32, 32], "cross_attention_dim": 64, "attention_head_dim": 4, "norm_num_groups": 8, "sample_size": 8}
-VAE = {
-    "block_out_channels": [8, 8, 16, 16], "layers_per_block": 2, "norm_num_groups": 4, "latent_channels": 4,
-    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-}  # fmt: skip
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
           "conv_shortcut": "skip_connection"}  # fmt: skip
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -30,13 +24,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, published_layout) -> Path:
     """Random weights in diffusers layout."""
-    folder = tmp_path_factory.mktemp("stock")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
-        AutoencoderKL(**VAE).save_pretrained(folder / "vae")
-    published_layout.write_text(folder, 64, 2, heads=1)
-    return folder
+    return published_layout.write_stock(tmp_path_factory.mktemp("stock"), 64, 2, heads=1)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +86,8 @@ def _vae_name(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def config() -> ModelConfig:
-    sd15 = load_preset("sd15", "models")
-    return ModelConfig(**sd15 | {"unet": sd15["unet"] | UNET, "autoencoder": VAE})
+def config(published_layout) -> ModelConfig:
+    return ModelConfig(**published_layout.stock_shape(64, 2))
 
 
 def test_a_single_file_gives_the_model_of_the_folder(folder, single, config):
@@ -118,7 +105,7 @@ def test_another_autoencoder_takes_the_place_of_the_bases(folder, single, config
     other = tmp_path / "other"
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        AutoencoderKL(**VAE).save_pretrained(other / "vae")
+        AutoencoderKL(**config.autoencoder).save_pretrained(other / "vae")
     expected = load_file(other / "vae" / WEIGHTS)
     places = {"folder": other / "vae", "folder around it": other}
     if layout not in places:
