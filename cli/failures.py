@@ -5,6 +5,8 @@ from __future__ import annotations
 from hicast.config.stylize import StylizeSettings
 from hicast.errors import HicastError, is_out_of_memory
 
+from .parser_words import parser_line
+
 MEMORY_ADVICE = (
     "expected enough memory, found too little; lower --size, set --tile (for example 512) or take --dtype bfloat16 (on a GPU also --offload model), and close other programs"
 )
@@ -21,7 +23,7 @@ def explain(error: BaseException, memory_advice: str = MEMORY_ADVICE) -> tuple[s
     if isinstance(error, HicastError):
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # the argument parser's own errors, whichever Click Typer brings along
-        return f"{error.format_message().rstrip('.')}; see --help", error.exit_code
+        return parser_line(error), error.exit_code
     if is_out_of_memory(error):
         return memory_advice, 1
     return f"unexpected {type(error).__name__}: {error}; run again with --verbose for the traceback", 1

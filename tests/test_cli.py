@@ -148,7 +148,7 @@ def test_all_wrong_settings_in_one_line(capsys):
     "words, code, text",
     [
         (("--style", "red.png", "--preset", "blod"), 2, "did you mean bold?"),
-        (("--style", "red.png", "--device", "gpu"), 2, "'gpu' is not one of"),
+        (("--style", "red.png", "--device", "gpu"), 2, "--device: expected one of auto, cpu, cuda, mps, found gpu; see --help"),
         (("--style", "red.png", "--overwrite", "--skip-existing"), 2, "leave one out"),
         (("--style", "red.png=0"), 2, "at least one weight above 0"),
         (("--style", "red.png=-1"), 2, "a weight of at least 0, found -1"),

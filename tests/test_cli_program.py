@@ -40,6 +40,21 @@ def test_version_and_no_command(capsys):
     assert "stylize-image" in _run(capsys)[1]
 
 
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (("stylize-image", "a.png", "--style-scale", "abc"), "--style-scale: expected a number, found abc; see --help"),
+        (("stylize-image", "a.png", "--steps", "1.5"), "--steps: expected a whole number, found 1.5; see --help"),
+        (("extract-controls", "a.png", "--controls", "edge", "-o", "maps", "--size", "0"), "--size: expected a number of at least 32, found 0; see --help"),
+        (("models", "pull", "slow"), "MODEL: expected one of fast, found slow; see --help"),
+        (("presets",), "hicast presets: expected a command after it, found none; known: list, show, copy (see hicast presets --help)"),
+        (("stylize-image", "a.png", "--stepss", "4"), "No such option: --stepss (Possible options: --steps, --style, --sweep); see --help"),
+    ],
+)
+def test_what_the_parser_refuses_is_said_like_all_else(words, line, capsys):
+    assert _run(capsys, *words) == (2, "", f"hicast: {line}\n")
+
+
 def test_threads_wait_quietly_unless_the_user_says_otherwise():
     code = (
         "import os, sys; from hicast.cli.main import app\n"
