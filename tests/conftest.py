@@ -254,3 +254,9 @@ def kill_at() -> Callable[..., None]:
         stage.step = dies
 
     return let
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    """A stage of one linear layer, and what tells its runs apart."""
+    return _sibling("toy_stage")
