@@ -88,6 +88,13 @@ def test_first_frame_of_many():
         assert picture.pixels[5, 5, 0] > 250 and picture.pixels[5, 5, 2] < 5 and picture.format == format
 
 
+def test_a_video_in_place_of_a_picture_names_the_command_for_videos(tmp_path):
+    path = tmp_path / "clip.MP4"
+    path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="found a video by its name; name a picture, or take hicast stylize-video for videos"):
+        load_picture(path)
+
+
 def test_bad_files_get_one_clear_line(tmp_path):
     whole = encoded(Image.fromarray(gradient(64, 64)), "JPEG").getvalue()
     contents = {

@@ -129,7 +129,8 @@ def test_what_is_no_video(tmp_path, make_clip):
         with pytest.raises(InputError) as caught:
             probe_video(path)
         found[path] = str(caught.value).removeprefix(f"{path}: expected a video, found ")
-    assert found[text] == found[empty] == "something else or a damaged start; check the file"
+    assert found[text] == "something else or a damaged start; check the file"
+    assert found[empty] == "an empty file; get the file again"
     assert found[sound] == "no picture track in it but audio; name another file"
     assert found[tmp_path / "gone.mp4"] == "no such file; check the path"
     assert found[tmp_path] == "a folder; name a file in it"

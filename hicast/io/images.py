@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hicast.errors import HicastError, InputError, OutputError
 from hicast.io.color import to_srgb
-from hicast.io.files import WRITABLE_FORMATS, atomic_path, check_target
+from hicast.io.files import VIDEOS, WRITABLE_FORMATS, atomic_path, check_target
 from hicast.io.metadata import read_orientation, read_settings, save_options
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def _damage_reported(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         expected = f"expected a picture ({', '.join(READABLE_FORMATS)})"
+        if name.lower().endswith(VIDEOS.readable) and not name.lower().endswith(".gif"):
+            raise InputError(f"{name}: {expected}, found a video by its name; name a picture, or take hicast stylize-video for videos") from None
         raise InputError(f"{name}: {expected}, found something else or a damaged start; check the file") from None
     except Exception as error:
         found = f"found a truncated or damaged one ({' '.join(str(error).split())})"

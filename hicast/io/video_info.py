@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,8 @@ def open_video(path: Path | str) -> Iterator[InputContainer]:
     except IsADirectoryError:
         raise InputError(f"{name}: expected a video, found a folder; name a file in it") from None
     except (av.error.InvalidDataError, av.error.EOFError):
+        if os.path.isfile(name) and os.path.getsize(name) == 0:
+            raise InputError(f"{name}: expected a video, found an empty file; get the file again") from None
         raise InputError(f"{name}: expected a video, found something else or a damaged start; check the file") from None
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{name}: expected a file that can be read, found: {error.strerror}; check its permissions") from error
