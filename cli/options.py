@@ -143,7 +143,9 @@ def parse_time(option: str, word: str | None) -> Fraction | None:
 
 
 def open_console(ctx: typer.Context, as_json: bool, quiet: bool, verbose: bool) -> Console:
-    """The run's console with the switches that every command has."""
+    """The run's console with the switches that every command has; raises UsageError for `quiet` and `verbose` together."""
+    if quiet and verbose:
+        raise UsageError("expected --quiet or --verbose, found both; leave one out")
     console: Console = ctx.obj
     console.json, console.quiet, console.verbose = as_json, quiet, verbose
     return console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ def read_request(
     named = [path.stem for path in paths] + (["sweep"] if sweeps else [])
     read = [*paths, *(Path(region.style) for region in settings.regions if region.style), *map(Path, settings.controls.values())]
     plan = plan_outputs(given["inputs"], named, given["output"], protected=read, kind=kind)
+    if any(item.target is None for item in plan) and sys.stdout.isatty():
+        raise UsageError("--output -: expected a file or another program behind standard output, found a terminal; add > FILE, or name a file by --output")
     styles = [(load_picture(path, settings.max_megapixels), weight) for path, weight in files if weight > 0]
     header = {
         "hicast": __version__,

@@ -239,6 +239,8 @@ def _span(start: str | None, end: str | None, preview: str | None) -> Span:
     begin, length = options.parse_time("--start", start), options.parse_time("--preview", preview)
     finish = options.parse_time("--end", end) if length is None else (begin or 0) + length
     if finish is not None and finish <= (begin or 0):
+        if preview is not None:
+            raise UsageError(f"--preview {preview}: expected a length above 0, found none; write for example 3s")
         raise UsageError(f"--end: expected a time after the start, found {float(finish):g} s; raise it")
     return Span(begin, finish)
 

@@ -93,6 +93,8 @@ def weighted_file(word: str) -> tuple[Path, float]:
     """`FILE[=WEIGHT]` taken apart at the last `=` that a number follows, so that names may hold `=`; weight 1 if none is given."""
     name, equals, number = word.rpartition("=")
     if not equals or not name or not NUMBER.fullmatch(number):
+        if name and Path(name).is_file() and not Path(word).exists():
+            raise UsageError(f"--style {word}: expected a number behind {name}=, found {number or 'nothing'}; give a weight such as 0.5")
         return Path(word), 1.0
     weight = float(number)
     if not 0 <= weight < math.inf:

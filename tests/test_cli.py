@@ -152,6 +152,8 @@ def test_all_wrong_settings_in_one_line(capsys):
         (("--style", "red.png", "--overwrite", "--skip-existing"), 2, "leave one out"),
         (("--style", "red.png=0"), 2, "at least one weight above 0"),
         (("--style", "red.png=-1"), 2, "a weight of at least 0, found -1"),
+        (("--style", "red.png=x"), 2, "--style red.png=x: expected a number behind red.png=, found x; give a weight such as 0.5"),
+        (("--style", "red.png", "-q", "-v"), 2, "expected --quiet or --verbose, found both; leave one out"),
         (("--style", "gone.png"), 1, "gone.png: expected a picture, found no such file"),
         (("--style", "red.png", "-o", "photo.png"), 2, "found photo.png"),
         (("--style", "red.png", "-o", "result.gif"), 2, "expected --output to end in"),
@@ -162,6 +164,12 @@ def test_mistakes_cost_one_line_and_no_model(words, code, text, capsys):
     found, out, err = _run(capsys, "stylize-image", "photo.png", *words)
     assert (found, out, err.count("\n")) == (code, "", 1) and text in err
     assert FakePipeline.loads == []
+
+
+def test_no_picture_goes_to_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, err = _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "-o", "-")
+    assert (code, out) == (2, "") and err.startswith("hicast: --output -: expected a file or another program behind standard output, found a terminal")
 
 
 def test_a_missing_model_ends_the_run(capsys):

@@ -129,6 +129,7 @@ def test_words_that_are_no_times(word):
         (("--window", "0"), "command line: video.window: expected a whole number from 1 to 128, found 0"),
         (("--end", "2", "--preview", "1"), "expected --end or --preview, found both; leave one out"),
         (("--start", "2", "--end", "1"), "--end: expected a time after the start, found 1 s; raise it"),
+        (("--preview", "0"), "--preview 0: expected a length above 0, found none; write for example 3s"),
         (("--codec", "h265x"), "--codec: expected an encoder of videos, found h265x; did you mean h265?"),
         (("--crf", "99"), "--crf: expected a number from 0 to 51 for libx264, found 99"),
         (("-o", "x.txt"), "expected --output to end in .mp4, .m4v, .mov, .mkv, .webm, .avi, .gif or in a number and .png (frame-%05d.png), found x.txt"),
@@ -227,7 +228,7 @@ def _command(*words: str) -> list[str]:
 def test_standard_input_to_standard_output(folder, monkeypatch, capfd):
     stream = BytesIO()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO((folder / "long.mp4").read_bytes())))
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=stream))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=stream, isatty=lambda: False))
     assert main.run(["stylize-video", "-", "--style", "painting.jpg", "-o", "-", "--json"]) == 0
     (folder / "piped.mkv").write_bytes(stream.getvalue())
     assert len(_frames("piped.mkv")) == 60 and _kinds("piped.mkv") == ["video", "audio"]
