@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from hicast.config.presets import TRAINING, kind_of, list_presets, read_preset
+from hicast.config.presets import SUFFIXES, TRAINING, kind_of, list_presets, read_preset
 from hicast.config.stylize import load_style_preset
 from hicast.config.train_layers import load_training_preset
+from hicast.errors import UsageError
 from hicast.io.files import atomic_path
 from hicast.training.run import STAGES
 
@@ -57,6 +58,8 @@ def copy_preset(
     _load(name)
     preset = read_preset(name, kind_of(name))
     target = output or Path(f"{Path(name).stem}.yaml")
+    if target.suffix not in SUFFIXES:
+        raise UsageError(f"--output {target}: expected a name that --preset takes, ending in {' or '.join(SUFFIXES)}, found {target.suffix or 'no suffix'}; add .yaml")
     with atomic_path(target, overwrite) as draft:
         draft.write_text(preset.text, encoding="utf-8")
     console.document({"name": name, "output": str(target)})

@@ -39,6 +39,12 @@ def test_presets_copy_and_show(capsys, folder):
     assert code == 0 and json.loads(out) == {"name": "bold.yaml", "description": "", "style_scale": 1.5, "content_scale": 1.0, "steps": 3}
 
 
+def test_a_copy_has_a_name_that_preset_takes(capsys, folder):
+    code, out, err = _run(capsys, "presets", "copy", "bold", "-o", "mine.txt")
+    assert (code, out) == (2, "") and not (folder / "mine.txt").exists()
+    assert err == "hicast: --output mine.txt: expected a name that --preset takes, ending in .yaml or .yml, found .txt; add .yaml\n"
+
+
 def test_presets_list(capsys):
     code, out, err = _run(capsys, "presets", "list")
     looks, runs = (section.splitlines() for section in out.split("\n\n"))
