@@ -39,7 +39,7 @@ Preset = Annotated[str | None, _option("--preset", metavar="NAME", help="The loo
 Metrics = Annotated[str | None, _option("--metrics", metavar="LIST", help="Names apart by commas. Default: all that can be had.")]
 Weights = Annotated[
     list[str] | None,
-    _option("--weights", metavar="NAME=FILE", help="Weights of vgg19, lpips, inception or an extractor such as hed; repeat for several."),
+    _option("--weights", metavar="NAME=PATH", help="Weights of vgg19, lpips (a folder), inception or an extractor such as hed; repeat for several."),
 ]
 Extractors = Annotated[list[str] | None, _option("--extractor", metavar="CONTROL=NAME", help="Which extractor draws the maps of a control.")]
 CompareSize = Annotated[int, typer.Option("--size", metavar="N", help="Side in pixels at which everything is compared.")]

@@ -85,7 +85,7 @@ def test_module_round_trip_in_half_precision(tmp_path):
 
 
 def test_module_folders_that_cannot_be_read(tmp_path):
-    with pytest.raises(ModelError, match="found no such file"):
+    with pytest.raises(ModelError, match="found no such file; take a whole model folder"):
         load_module(build, tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="expected JSON"):

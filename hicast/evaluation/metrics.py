@@ -78,7 +78,8 @@ def check_metrics(names: Sequence[str] | None, weights: Mapping[str, Path], extr
     for name in names or ():
         lacking = [key for key in needed.get(name, ()) if key not in weights]
         if lacking:
-            raise UsageError(f"--metrics {name}: expected its weights, found none; add --weights {lacking[0]}=FILE or leave {name} out")
+            place = "FOLDER" if lacking[0] == "lpips" else "FILE"
+            raise UsageError(f"--metrics {name}: expected its weights, found none; add --weights {lacking[0]}={place} or leave {name} out")
     known = [*NETS, *(name for control in CONTROLS.values() for name in control.extractors)]
     for name in weights:
         if name not in known:

@@ -128,7 +128,7 @@ def load_json(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"model folder: expected '{path}', found no such file") from error
+        raise ModelError(f"model folder: expected '{path}', found no such file; take a whole model folder") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"model folder: expected JSON in '{path}', found: {error}") from error
     if not isinstance(content, dict):
