@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hicast.config.adapters import LARGEST
 from hicast.errors import UsageError
 
 from . import eval_options as words
@@ -33,7 +34,7 @@ def eval_ablation(
     against: Annotated[list[str] | None, typer.Option("--against", metavar="NAME=FOLDER", show_default=False, help="Another model, such as one of other losses; repeat for several.")] = None,
     preset: words.Preset = None,
     set_words: options.Set = None,
-    adapter_weight: Annotated[float, typer.Option("--adapter-weight", metavar="X", min=0, help="Weight of each adapter.")] = 1.0,
+    adapter_weight: Annotated[float, typer.Option("--adapter-weight", metavar="X", min=0, max=LARGEST, help="Weight of each adapter.")] = 1.0,
     kinds_from_names: Annotated[bool, typer.Option("--kinds-from-names", help="Figures by the first word of the paintings' names (up to a -), for pairs without kind.")] = False,
     metrics: words.Metrics = None,
     weights: words.Weights = None,

@@ -117,7 +117,7 @@ def test_the_adapter_of_a_run_joins_or_is_the_model(run, models):
     [
         (("--adapter", "depth=1"), 1, "adapter depth: expected one of those of model TINY (edge, seg), found depth; join one with --set adapters.depth=FOLDER"),
         (("--adapter", "egde=1"), 2, "command line: adapters.egde: expected a known key, found egde; did you mean edge? known: edge, depth, seg"),
-        (("--adapter", "edge=x"), 2, "command line: adapters.edge: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share of the steps, found x"),
+        (("--adapter", "edge=x"), 2, "command line: adapters.edge: expected a weight from 0 to 10, such as 0.8, or 0.8@0-0.6 for a share of the steps, found x"),
         (("--adapter", "edge=-1"), 2, "for a share of the steps, found -1"),
         (("--adapter", "edge=1", "--adapter", "edge=0.5"), 2, "--adapter edge=0.5: expected one value for edge, found 1 and 0.5; leave one out"),
         (("--adapter", "edge"), 2, "--adapter edge: expected NAME=VALUE, found edge; write for example edge=..."),

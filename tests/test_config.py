@@ -79,7 +79,7 @@ def test_all_problems_of_a_layer_come_together():
     values = {"style_scal": 1, "steps": 0, "device": "gpu", "adapters": {"egde": 1, "depth": -1}, "video": {"windw": 2}, "seed": 1.5}
     assert examine(values, StylizeSettings, "here")[1] == [
         "here: adapters.egde: expected a known key, found egde; did you mean edge? known: edge, depth, seg",
-        "here: adapters.depth: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share of the steps, found -1",
+        "here: adapters.depth: expected a weight from 0 to 10, such as 0.8, or 0.8@0-0.6 for a share of the steps, found -1",
         "here: steps: expected a whole number from 1 to 100 or null, found 0",
         "here: video.windw: expected a known key, found windw; did you mean window? known: window, overlap, shared_noise, residual_threshold",
         "here: seed: expected a whole number from 0 to 4294967295, found 1.5",
@@ -165,9 +165,9 @@ def test_weights_of_adapters_and_back(value, use, written):
     assert validate({"adapters": {"edge": written}}, StylizeSettings, "here").adapters == {"edge": use}
 
 
-@pytest.mark.parametrize("value", ["-1", -0.5, "x", "", True, None, float("nan"), float("inf"), "0,5", "0.8@", "0.8@0", [1]])
+@pytest.mark.parametrize("value", ["-1", -0.5, "x", "", True, None, float("nan"), float("inf"), 80, "10.1", "1e400", "0,5", "0.8@", "0.8@0", [1]])
 def test_what_is_no_weight(value):
-    with pytest.raises(SettingsError, match="^here: adapters.edge: expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share"):
+    with pytest.raises(SettingsError, match="^here: adapters.edge: expected a weight from 0 to 10, such as 0.8, or 0.8@0-0.6 for a share"):
         validate({"adapters": {"edge": value}}, StylizeSettings, "here")
 
 
@@ -187,7 +187,7 @@ def test_a_folder_for_an_adapter_is_told_from_a_weight(tmp_path):
     words = parse_set(["adapters.edge=runs/edge", "adapters.depth=0.5@0-0.6", "adapters.seg=2", "adapters.edge=../deep/edge"])
     settings = resolve_stylize(stylize_layers("stylize-image", words=words)[1])
     assert settings.adapter_folders == {"edge": "../deep/edge"} and settings.adapters == {"depth": AdapterUse(0.5, 0, 0.6), "seg": AdapterUse(2)}
-    with pytest.raises(SettingsError, match="--set: adapters.edge: expected a weight of at least 0"):
+    with pytest.raises(SettingsError, match="--set: adapters.edge: expected a weight from 0 to 10"):
         resolve_stylize(stylize_layers("stylize-image", words={"adapters": {"edge": "0,5"}})[1])
     assert resolve_stylize(stylize_layers("stylize-image", words={"adapters": {"edge": "1"}})[1]).adapter_folders == {"edge": "1"}
 

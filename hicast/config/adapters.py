@@ -13,12 +13,15 @@ WORD = re.compile(rf"({_NUMBER})(?:@({_NUMBER})-({_NUMBER}))?")
 LOOKS_LIKE_WEIGHT = re.compile(r"\s*[-+]?\.?\d")
 """Text that begins like a number, so that a folder of an adapter that does must be written with `./`."""
 
-EXPECTED = "expected a weight of at least 0, such as 0.8, or 0.8@0-0.6 for a share of the steps"
+LARGEST = 10.0
+"""Far above what any picture bears; a percentage, or a point left out, is caught by it."""
+
+EXPECTED = f"expected a weight from 0 to {LARGEST:g}, such as 0.8, or 0.8@0-0.6 for a share of the steps"
 
 
 @dataclass(frozen=True)
 class AdapterUse:
-    """An adapter's `weight`, at least 0, from the share `start` to the share `end` of the sampling steps, both in [0, 1]."""
+    """An adapter's `weight`, 0 to `LARGEST` where it is read, from the share `start` to the share `end` of the sampling steps, both in [0, 1]."""
 
     weight: float
     start: float = 0.0
@@ -43,6 +46,8 @@ def read_use(value: Any) -> AdapterUse:
     if match is None:
         raise ValueError(f"{EXPECTED}, found {value}")
     weight, start, end = (None if part is None else float(part) for part in match.groups())
+    if weight > LARGEST:
+        raise ValueError(f"{EXPECTED}, found {value}")
     if start is None:
         return AdapterUse(weight)
     if not 0 <= start < end <= 1:
@@ -62,6 +67,6 @@ Use = Annotated[
     AdapterUse,
     PlainValidator(read_use),
     PlainSerializer(write_use),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": LARGEST}, {"type": "string"}]}),
 ]
 """The field of a settings model that holds one."""
