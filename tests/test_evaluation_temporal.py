@@ -80,7 +80,6 @@ def test_figures_fit_together():
     assert found.excess_long == pytest.approx(found.rel_long - own.rel_long)
     differences = [(b.astype(float) - a) - (d.astype(float) - c) for a, b, c, d in zip(noisy, noisy[1:], source, source[1:])]
     assert found.difference == pytest.approx(np.sqrt(np.mean(np.square(differences))) / 255, rel=1e-5)
-    assert set(found.as_dict()) >= {"excess_short", "excess_long", "sharp"}
 
 
 def test_muting_lowers_the_error_but_not_the_figure():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,15 @@ from PIL import Image
 from hicast.cli import main
 from hicast.errors import InputError
 from hicast.evaluation.clips import looks, read_clip
-from hicast.evaluation.ground_flow import known_motion, read_flow, write_flow
+from hicast.evaluation.ground_flow import MAGIC, known_motion, read_flow
 from hicast.evaluation.temporal import SourceMotion
 from hicast.io.clip_write import write_frames
+
+
+def write_flow(path: Path, flow: np.ndarray) -> None:
+    """Write flow (height, width, 2) as a Middlebury file, as datasets come with."""
+    height, width = flow.shape[:2]
+    path.write_bytes(np.float32(MAGIC).tobytes() + np.array([width, height], "<i4").tobytes() + flow.astype("<f4").tobytes())
 
 
 def panning(frames: int = 5, size: int = 48, seed: int = 0, step: int = 2) -> list[np.ndarray]:

@@ -28,12 +28,6 @@ def read_flow(path: Path) -> np.ndarray:
     return np.frombuffer(data[12:], "<f4").reshape(height, width, 2).copy()
 
 
-def write_flow(path: Path, flow: np.ndarray) -> None:
-    """Write flow (height, width, 2) as a `.flo` file."""
-    height, width = flow.shape[:2]
-    path.write_bytes(np.float32(MAGIC).tobytes() + np.array([width, height], "<i4").tobytes() + flow.astype("<f4").tobytes())
-
-
 def known_motion(folder: Path, frames: int, size: tuple[int, int]) -> dict[int, Correspondence]:
     """Correspondences of each frame to the next, by the frame's number, from the sorted `.flo` files of a folder.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,11 +39,6 @@ class Steadiness:
     excess_long: float
     difference: float
     sharp: float
-
-    def as_dict(self) -> dict[str, float]:
-        """The figures by name."""
-        return asdict(self)
-
 
 class SourceMotion:
     """A source clip and the motion in it, estimated once, against which stylized clips are measured."""
