@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from .eval_video import CLIP_METRICS
 
 if TYPE_CHECKING:
     from hicast.evaluation.ablation import Work
+    from hicast.evaluation.clips import ClipEvaluation
     from hicast.evaluation.pairing import Pair
 
 CLIPS = "clips"
@@ -55,6 +56,7 @@ def eval_ablation(
     files, rivals, drawn = words.named_paths("--weights", weights), words.named("--against", against), words.named("--extractor", extractor)
     asked, wanted = words.listed(metrics), words.wanted_look(console, preset, set_words, model, device)
     from hicast.evaluation import ablation
+    from hicast.evaluation.clips import evaluate_clips
     from hicast.evaluation.metrics import check_metrics
     from hicast.evaluation.pairing import Pairing, all_pairs
     from hicast.evaluation.report import check_report, write_report
@@ -84,18 +86,23 @@ def eval_ablation(
     written = write_report(done, output, "Ablation", pictures_of(done), overwrite=overwrite)
     more, failed = {}, work.failed + done.failed
     if clip_pairs:
-        from hicast.evaluation.clips import evaluate_clips
-        from hicast.evaluation.tables import document
-
         timed = [metric for metric in opened.metrics if metric.name in CLIP_METRICS]
         with console.progress("clips") as on_progress:
             judged = evaluate_clips(Pairing(clip_pairs, work.clips), timed, opened.eye, size=size, on_progress=on_progress)
         failed += judged.done.failed
-        path = write_report(judged.done, output / CLIPS, "Ablation: clips", judged.still, series=judged.series, overwrite=overwrite)[0]
-        words.show_table(console, judged.done)
-        console.result(str(path))
-        more = {CLIPS: document(judged.done)}
+        more = {CLIPS: _report_clips(console, judged, output / CLIPS, overwrite)}
     words.finish(console, done, written, failed, more)
+
+
+def _report_clips(console: Console, judged: ClipEvaluation, folder: Path, overwrite: bool) -> dict[str, Any]:
+    """The clips' own report in `folder`, shown as a table; its figures for the JSON document."""
+    from hicast.evaluation.report import write_report
+    from hicast.evaluation.tables import document
+
+    path = write_report(judged.done, folder, "Ablation: clips", judged.still, series=judged.series, overwrite=overwrite)[0]
+    words.show_table(console, judged.done)
+    console.result(str(path))
+    return document(judged.done)
 
 
 def _paint(console: Console, wanted: words.Wanted, weights: dict[str, Path], prefix: str, pairs: tuple[list[Pair], list[Pair]], adapter_weight: float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from hicast.errors import UsageError
 
 from . import eval_options as words
 from . import options
+from .console import Console
+
+if TYPE_CHECKING:
+    from hicast.evaluation.sweep import Point
 
 SWEEP_METRICS = ["cf", "ge", "lp", "qs3", "edge", "statistics"]
 
@@ -72,6 +76,11 @@ def eval_sweep(
         points = run_sweep(painter, chosen_pairs, settings, looks, opened.metrics, opened.eye, output / "points", size=size, on_progress=on_progress)
     place = chosen_place(points, choose)
     written = write_sweep(points, place, {m.name: m.label for m in opened.metrics}, output, settings_at(settings, points[place].values), overwrite)
+    _tell(console, points, place, written)
+
+
+def _tell(console: Console, points: list[Point], place: int, written: list[Path]) -> None:
+    """What failed, the chosen point and the files; leaves with exit code 1 where anything failed."""
     failed = sorted({reason for point in points for reason in point.failed})
     for reason in failed:
         console.info(f"hicast: {reason}")
