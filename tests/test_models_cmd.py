@@ -148,7 +148,7 @@ def test_wrong_words_are_one_line(place, workplace, capsys):
     for words, code, text in (
         (["info", "nothing"], 1, "expected compact or a folder, found 'nothing', which is neither"),
         (["info", "sd15"], 1, "which is neither; hicast models pull fast fetches sd15, hicast models convert FOLDER makes it"),
-        (["pull", "other"], 2, "'other' is not"),
+        (["pull", "other"], 2, "expected one of fast, found other"),
         (["convert", "photos"], 1, "expected unet/config.json with content_channels, found none"),
         (["convert", "photos", "-o", "clips"], 2, "expected a new folder, found one that is there already"),
         (["convert", "photos", "--dtype", "int8"], 2, "int8"),
