@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hicast.config.adapters import LARGEST
-from hicast.errors import UsageError
+from hicast.evaluation.pairing import Pair, Pairing, all_pairs, check_sources
 
 from . import eval_options as words
 from . import options
@@ -19,7 +19,6 @@ from .eval_video import CLIP_METRICS
 if TYPE_CHECKING:
     from hicast.evaluation.ablation import Work
     from hicast.evaluation.clips import ClipEvaluation
-    from hicast.evaluation.pairing import Pair
 
 CLIPS = "clips"
 """Folder of the clips' report in that of the pictures'."""
@@ -51,14 +50,12 @@ def eval_ablation(
 ) -> None:
     """Score a model with and without its parts: adapters, style scale, temporal layers, losses."""
     console = options.open_console(ctx, as_json, quiet, verbose)
-    if pairs is None and (content is None or style is None):
-        raise UsageError("expected --content and --style, or --pairs, found neither; name the photos and the paintings")
+    check_sources(content, style, pairs)
     files, rivals, drawn = words.named_paths("--weights", weights), words.named("--against", against), words.named("--extractor", extractor)
     asked, wanted = words.listed(metrics), words.wanted_look(console, preset, set_words, model, device)
     from hicast.evaluation import ablation
     from hicast.evaluation.clips import evaluate_clips
     from hicast.evaluation.metrics import check_metrics
-    from hicast.evaluation.pairing import Pairing, all_pairs
     from hicast.evaluation.report import check_report, write_report
     from hicast.evaluation.runner import check_size, evaluate
     from hicast.evaluation.scene import check_sets, open_scene, pair_up, pictures_of

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from hicast.errors import UsageError
+from hicast.evaluation.pairing import Pair, check_sources
 
 from . import eval_options as words
 from . import options
 from .console import Console
-
-if TYPE_CHECKING:
-    from hicast.evaluation.pairing import Pair
 
 OURS = "stylized"
 
@@ -87,6 +84,4 @@ def check_request(content: Path | None, style: Path | None, pairs: Path | None, 
     """Raise UsageError where it is not said what to judge, or against what."""
     if not folders and model is None:
         raise UsageError("expected --stylized, --peers or --model, found none; name results, or a model that makes them")
-    if pairs is None and (content is None or style is None):
-        raise UsageError("expected --content and --style, or --pairs, found neither; name the photos and the paintings")
-
+    check_sources(content, style, pairs)

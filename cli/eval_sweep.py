@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hicast.errors import UsageError
+from hicast.evaluation.pairing import check_sources
 
 from . import eval_options as words
 from . import options
@@ -44,8 +44,7 @@ def eval_sweep(
 ) -> None:
     """Score many looks of a model: a grid or a random search; the same command again goes on."""
     console = options.open_console(ctx, as_json, quiet, verbose)
-    if pairs is None and (content is None or style is None):
-        raise UsageError("expected --content and --style, or --pairs, found neither; name the photos and the paintings")
+    check_sources(content, style, pairs)
     files, drawn = words.named_paths("--weights", weights), words.named("--extractor", extractor)
     wanted = words.wanted_look(console, preset, set_words, model, device)
     from hicast.evaluation.metrics import check_metrics

@@ -140,7 +140,6 @@ def test_bad_pictures_are_counted_and_sizes_told(scene, capsys):
     "words, message",
     [
         (["--content", "content", "--style", "style"], "expected --stylized, --peers or --model, found none"),
-        (["--stylized", "ours"], "expected --content and --style, or --pairs, found neither"),
         (["--stylized", "none", "--pairs", "pairs.csv"], "none: expected a folder of pictures, found no such folder"),
         (["--stylized", "empty", "--pairs", "pairs.csv"], "empty: expected pictures (.jpg, "),
         (["--stylized", "ours", "--pairs", "pairs.csv", "--metrics", "cf,nice"], "expected names of metrics, found nice"),
@@ -159,6 +158,21 @@ def test_bad_requests_are_one_line(scene, capsys, words, message):
     assert main.run(["eval", "images", *words]) in (1, 2)
     err = capsys.readouterr().err
     assert message in " ".join(err.split()) and "Traceback" not in err and not (scene / "evaluation").exists()
+
+
+@pytest.mark.parametrize("words", [("images", "--stylized", "ours"), ("video", "--stylized", "ours"), ("study", "--stylized", "ours"), ("sweep",), ("ablation",)])
+@pytest.mark.parametrize(
+    "given, found",
+    [
+        ((), "found neither; name the photos and the paintings"),
+        (("--content", "content"), "found --content alone; add --style"),
+        (("--style", "style"), "found --style alone; add --content"),
+    ],
+)
+def test_what_is_missing_to_make_pairs_is_told(scene, capsys, words, given, found):
+    assert main.run(["eval", *words, *given, "-o", "out"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"hicast: expected --content and --style, or --pairs, {found}\n") and not (scene / "out").exists()
 
 
 def test_the_page_is_one_file(scene, capsys):

@@ -49,6 +49,19 @@ class Pairing:
         return lines
 
 
+def check_sources(content: Path | None, style: Path | None, pairs: Path | None) -> None:
+    """Raise UsageError where neither both sides nor a file of `pairs` say what is judged; the message names what is missing."""
+    given = {"--content": content, "--style": style}
+    missing = [option for option, path in given.items() if path is None]
+    if pairs is not None or not missing:
+        return
+    expected = "expected --content and --style, or --pairs"
+    if len(missing) == len(given):
+        raise UsageError(f"{expected}, found neither; name the photos and the paintings")
+    (found,) = given.keys() - missing
+    raise UsageError(f"{expected}, found {found} alone; add {missing[0]}")
+
+
 def read_pairs(file: Path, content: Path | None = None, style: Path | None = None) -> list[Pair]:
     """Rows of a pairs file (CSV with the columns `content,style`, and `kind` if wanted); row k has the key `000`, `001`, ...
 

@@ -13,7 +13,7 @@ from hicast.evaluation.anchors import recolored
 from hicast.evaluation.eye import Eye, load_tensors, open_eye
 from hicast.evaluation.frechet import Inception, check_number
 from hicast.evaluation.metrics import SET_METRICS, Metric, open_metrics
-from hicast.evaluation.pairing import Pair, Pairing, all_pairs, match, match_by_name, read_pairs
+from hicast.evaluation.pairing import Pair, Pairing, all_pairs, check_sources, match, match_by_name, read_pairs
 from hicast.evaluation.runner import Evaluation
 from hicast.io.files import IMAGES, FileKind
 from hicast.io.images import load_picture
@@ -53,11 +53,10 @@ def open_scene(names: Sequence[str] | None, weights: Mapping[str, Path], extract
 
 def pair_up(content: Path | None, style: Path | None, pairs: Path | None, folders: Mapping[str, Path],
             kind: FileKind = IMAGES) -> Pairing:
-    """Pairs by the file `pairs`, else by the names of results, else every photo with a painting; raises InputError."""
+    """Pairs by the file `pairs`, else by the names of results, else every photo with a painting; raises InputError, UsageError."""
     if pairs is not None:
         return match(read_pairs(pairs, content, style), folders, kind)
-    if content is None or style is None:
-        raise InputError("pairs: expected photos and paintings, found neither; name --content and --style")
+    check_sources(content, style, pairs)
     if folders:
         return match_by_name(content, style, folders, kind)
     return Pairing(all_pairs(content, style, kind), {})
