@@ -86,7 +86,21 @@ def test_bad_training_presets_are_one_line(capsys, folder, text, words):
     assert code == 2 and words in err and len(err.splitlines()) == 1, err
 
 
-def test_unknown_presets_name_the_nearest_of_both_kinds(capsys, folder):
-    for name, near in (("blod", "bold"), ("compact-imag", "compact-image")):
-        code, _, err = _run(capsys, "presets", "show", name)
-        assert code == 2 and f"found {name}; did you mean {near}? known: architecture, " in err and "sd15-image" in err
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("blod", "did you mean bold? hicast presets list shows all"),
+        ("sd15-imag", "did you mean sd15-image or sd15-image-reference or debug-image? hicast presets list shows all"),
+        ("zzz", f"known: {', '.join(list_presets())}; hicast presets list shows all"),
+    ],
+)
+def test_unknown_presets_name_the_nearest_of_both_kinds(capsys, folder, name, advice):
+    assert _run(capsys, "presets", "show", name) == (2, "", f"hicast: expected the name of a preset or a .yaml file, found {name}; {advice}\n")
+
+
+def test_commands_name_presets_of_their_own_kind(capsys, folder):
+    for words, ours, other in (
+        (("stylize-image", "photo.png", "--style", "red.png"), "balanced", "debug-image"), (("train", "--stage", "image"), "debug-image", "balanced")
+    ):  # fmt: skip
+        code, _, err = _run(capsys, *words, "--preset", "zzz")
+        assert code == 2 and f" {ours}," in err and other not in err and err.endswith("; hicast presets list shows all\n"), err

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hicast.config.layers import Layer, combine
-from hicast.config.presets import list_presets, load_preset
+from hicast.config.presets import STYLE, TRAINING, list_presets, load_preset
 from hicast.config.stylize import PresetSettings, StylizeSettings, load_style_preset
 from hicast.errors import SettingsError, UsageError
 
@@ -86,12 +86,20 @@ def test_the_users_preset_wins(own):
     assert load_preset("bold")["style_scale"] == 1.9 and list_presets().count("bold") == 1
 
 
-def test_unknown_names_are_answered_with_the_nearest_and_all():
+@pytest.mark.parametrize(
+    "name, kind, advice",
+    [
+        ("blod", STYLE, "did you mean bold? hicast presets list shows all"),
+        ("zzz", STYLE, f"known: {', '.join(SHIPPED)}; hicast presets list shows all"),
+        ("publishd-temporl", TRAINING, "did you mean published-temporal or published-adapter or debug-temporal? hicast presets list shows all"),
+        ("zzz", TRAINING, f"known: {', '.join(list_presets(TRAINING))}; hicast presets list shows all"),
+        ("debgu", "models", "did you mean debug? known: compact, debug, sd15"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest_else_with_all_of_the_kind(name, kind, advice):
     with pytest.raises(UsageError) as caught:
-        load_preset("blod")
-    assert str(caught.value) == (
-        "expected the name of a preset or a .yaml file, found blod; did you mean bold? known: " + ", ".join(SHIPPED)
-    )
+        load_preset(name, kind)
+    assert str(caught.value) == f"expected the name of a preset or a .yaml file, found {name}; {advice}"
 
 
 def test_a_missing_file_and_a_bad_base_are_told(own):

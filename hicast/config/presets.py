@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -40,11 +41,10 @@ def kind_of(name: str, seen: tuple[str, ...] = ()) -> str:
     `seen` are files that have led here. Raises as `read_preset` does.
     """
     if not name.endswith(SUFFIXES):
-        known = {kind: list_presets(kind) for kind in (STYLE, TRAINING)}
-        for kind, names in known.items():
-            if name in names:
+        for kind in (STYLE, TRAINING):
+            if name in _files(kind):
                 return kind
-        raise _unknown(name, [each for names in known.values() for each in names])
+        raise _unknown(name, STYLE, TRAINING)
     preset = read_preset(name)
     if "stage" in preset.values:
         return TRAINING
@@ -55,13 +55,13 @@ def kind_of(name: str, seen: tuple[str, ...] = ()) -> str:
 def read_preset(name: str, kind: str = "") -> Preset:
     """One preset, by name or as a path to a YAML file, without what it inherits.
 
-    Raises UsageError for an unknown name (with the nearest and the valid ones), SettingsError for a bad file.
+    Raises UsageError for an unknown name (with the nearest ones), SettingsError for a bad file.
     """
     if name.endswith(SUFFIXES):
         return _parse(name, read_text(name))
     files = _files(kind)
     if name not in files:
-        raise _unknown(name, sorted(files))
+        raise _unknown(name, kind)
     return _parse(name, files[name].read_text(encoding="utf-8"))
 
 
@@ -84,8 +84,14 @@ def load_preset(name: str, kind: str = "") -> dict[str, Any]:
     return merge({"description": chain[0].description}, *(preset.values for preset in reversed(chain)))
 
 
-def _unknown(name: str, known: list[str]) -> UsageError:
-    return UsageError(f"expected the name of a preset or a .yaml file, found {name}; {name_advice(name, known)}")
+def _unknown(name: str, *kinds: str) -> UsageError:
+    """The names nearest to `name` among those of `kinds`; where none is near, all of the first of them."""
+    expected = f"expected the name of a preset or a .yaml file, found {name}"
+    if kinds[0] not in (STYLE, TRAINING):
+        return UsageError(f"{expected}; {name_advice(name, list_presets(*kinds))}")
+    near = difflib.get_close_matches(name, [each for kind in kinds for each in list_presets(kind)])
+    advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(list_presets(kinds[0]))};"
+    return UsageError(f"{expected}; {advice} hicast presets list shows all")
 
 
 def _base_of(preset: Preset) -> str | None:
