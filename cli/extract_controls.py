@@ -84,7 +84,7 @@ def choose_extractors(controls: str, words: list[str]) -> dict[str, Choice]:
     """What `--controls` and `--extractor` ask for; raises UsageError for unknown, doubled and superfluous names."""
     wanted = [name.strip() for name in controls.split(",") if name.strip()]
     if not wanted or len(set(wanted)) < len(wanted):
-        raise UsageError(f"--controls: expected names such as edge,depth,seg, each once, found '{controls}'")
+        raise UsageError(f"--controls: expected names such as edge,depth,seg, each once, found '{controls}'; name each that is wanted, apart by commas")
     chosen = {name: Choice(*find_extractor(name), None) for name in wanted}
     named: set[str] = set()
     for word in words:

@@ -106,11 +106,11 @@ def test_adapters_that_do_not_fit(make_model):
         plain_first = ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
         adapter_widths(make_model(WIDTHS, down_block_types=plain_first).unet)
     adapters = random_adapters()
-    with pytest.raises(UsageError, match="expected one of edge, depth, found 'seg'"):
+    with pytest.raises(UsageError, match="expected one of edge, depth, found 'seg'; leave its map out, or join it when the model is loaded"):
         adapters.features({"seg": torch.zeros(1, 3, 64, 64)})
     with pytest.raises(UsageError, match="multiples of 8, found 60x64"):
         adapters.features({"edge": torch.zeros(1, 3, 60, 64)})
-    with pytest.raises(UsageError, match="expected some of none, found edge"):
+    with pytest.raises(UsageError, match="expected some of none, found edge; give their maps as controls, or leave them out"):
         combine({}, {"edge": 1.0})
 
 

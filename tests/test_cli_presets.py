@@ -73,7 +73,7 @@ def test_training_presets_are_shown_and_copied(capsys, folder):
     "text, words",
     [
         ("base: compact-image\nsteps: none\n", "steps: expected a whole number at least 1, found none"),
-        ("stage: imgae\n", "stage: expected one of autoencoder, image, adapter, temporal, found imgae"),
+        ("stage: imgae\n", "stage: expected one of autoencoder, image, adapter, temporal, found imgae; correct it"),
         ("stage: [image]\n", "stage: expected one of autoencoder, image, adapter, temporal, found ['image']"),
         ("base: bad.yaml\n", "expected bases that end, found the circle bad.yaml -> bad.yaml"),
         ("base: other.yaml\n", "expected bases that end, found the circle bad.yaml -> other.yaml -> bad.yaml"),

@@ -122,7 +122,7 @@ def test_offloading_by_layers_changes_nothing_and_can_be_taken_out(small_model, 
         pipeline.to("cpu", "float32", offload)
         assert pipeline.model.unet.conv_in.weight.is_meta == (offload == "sequential")
         assert all(torch.equal(one, other) for one, other in zip(plain, painted(), strict=True)), offload
-    with pytest.raises(UsageError, match="offload: expected one of none, model, sequential, found 'half'"):
+    with pytest.raises(UsageError, match="offload: expected one of none, model, sequential, found 'half'; take one of them"):
         pipeline.to("cpu", "float32", "half")
 
 

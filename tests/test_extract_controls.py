@@ -178,7 +178,7 @@ def test_maps_in_the_folder_of_photos_are_no_photos(place):
     "words, message",
     [
         (["--controls", "edge,egde"], "control: expected the name of one, found egde; did you mean edge"),
-        (["--controls", "edge,edge"], "--controls: expected names such as edge,depth,seg, each once, found 'edge,edge'"),
+        (["--controls", "edge,edge"], "--controls: expected names such as edge,depth,seg, each once, found 'edge,edge'; name each that is wanted, apart by commas"),
         (["--controls", "edge", "--extractor", "edge"], "--extractor edge: expected NAME=WHICH, found no =; write edge=canny"),
         (["--controls", "edge", "--extractor", "depth=compact"], "--extractor depth=compact: expected a control of --controls, found depth"),
         (["--controls", "edge", "--extractor", "edge=cany"], "extractor of edge: expected the name of one, found cany; did you mean canny"),

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hicast.encoders.style import StyleCode, blend_styles
 from hicast.errors import ModelError, UsageError
-from hicast.models.device import pick_dtype
+from hicast.models.device import pick_device, pick_dtype
 from hicast.pipeline import HiCastPipeline
+from hicast.training.processes import open_accelerator
 
 @pytest.fixture(scope="module")
 def pipeline(make_pipeline) -> HiCastPipeline:
@@ -147,3 +148,11 @@ def test_float16_is_refused_on_a_cpu() -> None:
 def test_unknown_model_is_one_line() -> None:
     with pytest.raises(ModelError, match="neither"):
         HiCastPipeline.from_pretrained("no-such-model")
+
+
+def test_devices_that_are_not_there_are_told_with_those_that_are(monkeypatch) -> None:
+    for module in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(module, "is_available", lambda: False)
+    for ask in (pick_device, open_accelerator):
+        with pytest.raises(UsageError, match=r"^device: expected auto or one that is there \(cpu\), found 'cuda'; take one of them$"):
+            ask("cuda")

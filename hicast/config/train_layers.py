@@ -58,7 +58,7 @@ def load_training_preset(name: str, stages: Mapping[str, type[TrainSettings]]) -
     values = load_preset(name, TRAINING)
     if (stage := values.get("stage")) is not None:
         if stage not in list(stages):
-            raise SettingsError([f"preset {name}: stage: expected one of {', '.join(stages)}, found {stage}"])
+            raise SettingsError([f"preset {name}: stage: expected one of {', '.join(stages)}, found {stage}; correct it"])
         validate(values, stages[stage], f"preset {name}")
     return values
 

@@ -12,6 +12,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from hicast.config.problems import name_advice
 from hicast.errors import UsageError
 
 SCHEDULERS: dict[str, str] = {
@@ -38,7 +39,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     Keys that only other schedulers have are left out. Raises UsageError for an unknown name.
     """
     if name not in SCHEDULERS:
-        raise UsageError(f"scheduler: expected one of {', '.join(SCHEDULERS)}, found '{name}'")
+        raise UsageError(f"scheduler: expected the name of one, found {name}; {name_advice(name, SCHEDULERS)}")
     scheduler = getattr(diffusers, SCHEDULERS[name])
     known = inspect.signature(scheduler.__init__).parameters
     return scheduler(**{key: value for key, value in config.items() if key in known})
@@ -98,10 +99,10 @@ def clean_estimate(prediction: Tensor, noisy: Tensor, timestep: int, scheduler: 
 def _set_steps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> Tensor:
     most = scheduler.config.num_train_timesteps
     if not 1 <= steps <= most:
-        raise UsageError(f"steps: expected 1 to {most}, found {steps}")
+        raise UsageError(f"steps: expected 1 to {most}, found {steps}; change it")
     try:
         scheduler.set_timesteps(steps, device=device)
     except ValueError as error:
         name = type(scheduler).__name__
-        raise UsageError(f"steps: expected a number that {name} accepts, found {steps}: {error}") from error
+        raise UsageError(f"steps: expected a number that {name} accepts, found {steps}: {error}; change it, or take another scheduler") from error
     return scheduler.timesteps

@@ -58,7 +58,7 @@ def parse_axis(word: str) -> Axis:
     """`KEY=V1,V2,...` or `KEY=LOW..HIGH`; raises UsageError for other words and other keys."""
     key, equals, text = word.partition("=")
     if not (key in SWEPT or (key.startswith("adapters.") and key.partition(".")[2])) or not equals:
-        raise UsageError(f"--sweep {word}: expected KEY=V1,V2 or KEY=LOW..HIGH with KEY {', '.join(SWEPT)} or adapters.NAME, found {word}")
+        raise UsageError(f"--sweep {word}: expected KEY=V1,V2 or KEY=LOW..HIGH with KEY {', '.join(SWEPT)} or adapters.NAME, found {word}; write for example style_scale=0.5,1")
     low, dots, high = text.partition("..")
     try:
         numbers = (float(low), float(high)) if dots else tuple(float(part) for part in text.split(","))

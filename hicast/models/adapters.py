@@ -62,7 +62,7 @@ class AdapterSet(nn.Module):
 
     def _features(self, name: str, control: Tensor) -> Residuals:
         if name not in self.adapters:
-            raise UsageError(f"adapter: expected one of {', '.join(self.names) or 'none'}, found '{name}'")
+            raise UsageError(f"adapter: expected one of {', '.join(self.names) or 'none'}, found '{name}'; leave its map out, or join it when the model is loaded")
         adapter = self.adapters[name]
         factor = adapter.config.downscale_factor
         height, width = control.shape[-2:]
@@ -85,7 +85,7 @@ def combine(
     missing = sorted(set(active) - set(features))
     if missing:
         known = ", ".join(features) or "none"
-        raise UsageError(f"adapter weights: expected some of {known}, found {', '.join(missing)}")
+        raise UsageError(f"adapter weights: expected some of {known}, found {', '.join(missing)}; give their maps as controls, or leave them out")
     total = None
     for name, weight in sorted(active.items()):
         mask = None if masks is None else masks.get(name)

@@ -13,7 +13,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
     if not present.get(name, False):
-        raise UsageError(f"device '{name}': expected one of {', '.join(k for k, v in present.items() if v)} on this machine")
+        raise UsageError(f"device: expected auto or one that is there ({', '.join(k for k, v in present.items() if v)}), found '{name}'; take one of them")
     return torch.device(name)
 
 

@@ -20,7 +20,7 @@ class Offload:
     def __init__(self, kind: str, device: torch.device, parts: Mapping[str, nn.Module]) -> None:
         """Take `parts`, which lie in the machine's memory, over; raises UsageError for an unknown `kind`."""
         if kind not in OFFLOADS:
-            raise UsageError(f"offload: expected one of {', '.join(OFFLOADS)}, found '{kind}'")
+            raise UsageError(f"offload: expected one of {', '.join(OFFLOADS)}, found '{kind}'; take one of them")
         self.kind, self.device, self.parts = kind, device, dict(parts)
         for name, part in self.parts.items():
             if kind == "sequential" and name in ("model", "autoencoder", "adapters"):

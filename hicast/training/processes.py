@@ -23,7 +23,7 @@ def open_accelerator(device: str = "cpu") -> Accelerator:
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not present.get(device, device == "auto"):
-        raise UsageError(f"device '{device}': expected one of {', '.join(k for k, v in present.items() if v)} on this machine")
+        raise UsageError(f"device: expected auto or one that is there ({', '.join(k for k, v in present.items() if v)}), found '{device}'; take one of them")
     on_cpu = device == "cpu" or not (present["cuda"] or present["mps"])
     return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
