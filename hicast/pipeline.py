@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin, T2IAdapter
 from torch import Tensor
 
-from hicast.config.adapters import AdapterUse
+from hicast.config.adapters import AdapterUse, uses_by_name
 from hicast.diffusion.sampling import draw_noise, make_scheduler
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
@@ -37,7 +37,7 @@ Styles = Sequence[tuple[Tensor, float]] | StyleCode
 """Paintings (1, 3, height, width) in [-1, 1] with their weights, or what `encode_style` has made of them."""
 
 Uses = Mapping[str, float | AdapterUse]
-"""Adapters by name with their weights, as numbers or with a share of the sampling steps."""
+"""Adapters by name with their weights from 0 to 10, as numbers or with a share of the sampling steps."""
 
 
 class HiCastPipeline:
@@ -183,12 +183,13 @@ class HiCastPipeline:
         `style_scale` strengthens style, `content_scale` content (1 is neutral); `steps` evaluations of the `scheduler`
         start from noise of `seed`; `size` is the short side to work at, after which the result gets the content's size
         unless `keep_size`; `tile` is the side in pixels above which the work is cut. `controls` are maps (1, 3, height,
-        width) in [0, 1] by name, or extractors that draw them, used with the weights in `adapters`. `regions` have a strength or a
+        width) in [0, 1] by name, or extractors that draw them, used with the weights (0 to 10) in `adapters`. `regions` have a strength or a
         style of their own, later ones over earlier ones; with `keep_outside` the photo's pixels stay where none is, with
         `preserve_color` its colours everywhere. `content_latent` is the `mode` of the autoencoder's posterior or a `sample` of it drawn
-        with `seed`, and `square` squashes content and paintings to squares to work at: both as published.
+        with `seed`, and `square` squashes content and paintings to squares to work at: both as published. Raises UsageError for settings that
+        are out of range or contradict each other.
         """
-        given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
+        given = uses_by_name(adapters)
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
         look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
         scene = self.prepare(content, styles, size=size, tile=tile, controls=used, regions=regions, square=square,
@@ -254,7 +255,7 @@ class HiCastPipeline:
         the frame before, as published. `pixel_aspect` is the width of the frames' pixels over their height; it is evened out for the work.
         """
         code = styles if isinstance(styles, StyleCode) else self.encode_style(styles, square=square, size=size)
-        given = {name: AdapterUse.of(use) for name, use in (adapters or {}).items()}
+        given = uses_by_name(adapters)
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
         look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hicast.config.adapters import AdapterUse
+from hicast.config.adapters import AdapterUse, uses_by_name
 from hicast.config.layers import Layer, combine, command_layer, config_folder, merge, parse_set, parse_yaml, read_yaml
 from hicast.config.problems import examine, validate
 from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
@@ -175,6 +175,18 @@ def test_what_is_no_weight(value):
 def test_what_is_no_share_of_the_steps(share):
     with pytest.raises(SettingsError, match=f"expected a share of the steps that rises from 0 to 1, such as 0-0.6, found {share}"):
         validate({"adapters": {"edge": f"1@{share}"}}, StylizeSettings, "here")
+
+
+@pytest.mark.parametrize("weight", [-0.5, 10.1, 50, float("nan"), float("inf")])
+def test_weights_out_of_range_are_refused_in_the_library_too(weight):
+    words = f"expected a weight from 0 to 10, such as 0.8, or 0.8@0-0.6 for a share of the steps, found {weight:g}; 1 is as trained"
+    for ask, place in ((AdapterUse, ""), (AdapterUse.of, ""), (lambda given: uses_by_name({"seg": 1, "edge": given}), "adapters.edge: ")):
+        with pytest.raises(UsageError) as caught:
+            ask(weight)
+        assert str(caught.value) == place + words
+    with pytest.raises(UsageError, match="expected a share of the steps that rises from 0 to 1, such as 0-0.6, found 0.6-0.2; correct it"):
+        AdapterUse(1, 0.6, 0.2)
+    assert uses_by_name({"edge": 10, "seg": AdapterUse(0)}) == {"edge": AdapterUse(10), "seg": AdapterUse(0)} and uses_by_name(None) == {}
 
 
 def test_unknown_controls_are_answered_with_all():

@@ -128,6 +128,13 @@ def test_constant_pictures_give_numbers(pipeline: HiCastPipeline) -> None:
     assert pipeline.stylize_image(flat, [(flat, 1.0)]).isfinite().all()
 
 
+def test_weights_of_adapters_have_a_range(pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode) -> None:
+    with pytest.raises(UsageError, match=r"^adapters.edge: expected a weight from 0 to 10, .*, found 50; 1 is as trained$"):
+        pipeline.stylize_image(content, style, size=64, controls={"edge": content.abs()}, adapters={"edge": 50})
+    with pytest.raises(UsageError, match="^adapters.edge: expected a weight from 0 to 10, .*, found -1; "):
+        next(pipeline.stylize_video([content], style, size=64, adapters={"edge": -1}))
+
+
 def test_blending_takes_tokens_by_weight() -> None:
     one = StyleCode(torch.zeros(1, 2944), torch.zeros(1, 64, 768))
     two = StyleCode(torch.ones(1, 2944), torch.ones(1, 64, 768))
