@@ -190,10 +190,12 @@ def test_guidance_in_regions(pipeline, content, style, left):
 
 
 def test_keep_outside_keeps_the_very_pixels(pipeline, style):
-    content, mask = random_image(4, 70, 101), torch.zeros(1, 1, 140, 202)
-    mask[..., :60] = 1
+    content, mask = random_image(4, 70, 101), torch.zeros(1, 1, 70, 101)
+    mask[..., :30] = 1
     result = pipeline.stylize_image(content, style, size=64, regions=[Region(mask)], keep_outside=True)
-    assert torch.equal(result[..., 32:], content[..., 32:]) and not torch.allclose(result[..., :28], content[..., :28], atol=0.05)
+    assert torch.equal(result[..., 30:], content[..., 30:]) and not torch.allclose(result[..., :28], content[..., :28], atol=0.05)
+    clip = torch.cat(list(pipeline.stylize_video([content] * 2, style, size=64, regions=[Region(mask)], keep_outside=True)))
+    assert torch.equal(clip[..., 30:], content[..., 30:].expand(2, -1, -1, -1)) and not torch.allclose(clip[..., :28], content[..., :28], atol=0.05)
     with pytest.raises(UsageError, match="keep_outside: expected a region, found none"):
         pipeline.stylize_image(content, style, keep_outside=True)
 

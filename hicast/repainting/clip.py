@@ -16,7 +16,7 @@ from hicast.encoders.style import StyleCode
 from hicast.io.images import pad_to_multiple, resize_image
 from hicast.models.adapters import Residuals
 from hicast.repainting.finish import finished
-from hicast.repainting.maps import Source, fit_mask, in_step
+from hicast.repainting.maps import Source, draw_mask, fit_mask, in_step, resize_mask
 from hicast.repainting.painter import MULTIPLE, Painter
 from hicast.repainting.scene import Look, Region, Scene
 
@@ -28,7 +28,8 @@ AT_ONCE = 2**19
 class Shot:
     """A frame at its working size, the `size` (height, width) that it came with, and what is computed of it once.
 
-    `photo` is the frame as it came, where its pixels are needed at the end; `watched` (1, 3, height, width) is what tells where
+    `photo` is the frame as it came, where its pixels are needed at the end, and `masks` then have the size that they came in, to end
+    where they end in the photo; `watched` (1, 3, height, width) is what tells where
     something moves, where that is asked for.
     """
 
@@ -73,6 +74,7 @@ class ClipPainter:
         """Each of `frames` (1, 3, height, width) at its working size, with the features of its maps; one at a time."""
         needs_photo = self.look.keep_outside or self.look.preserve_color
         masks = {f"region {number}": region.mask for number, region in enumerate(self.regions, 1)}
+        take_mask = draw_mask if self.look.keep_outside else fit_mask
         sources = in_step({**controls, **masks})
         for frame in frames:
             now = next(sources)
@@ -80,7 +82,7 @@ class ClipPainter:
             small = resize_image(frame, self.working_size(size))
             maps = self.painter.maps(small, {name: now[name] for name in controls})
             watched = _watched(maps, small) if self.residual_threshold else None
-            yield Shot(small, size, self.painter.features_of(maps), tuple(fit_mask(now[name], small) for name in masks),
+            yield Shot(small, size, self.painter.features_of(maps), tuple(take_mask(now[name], small) for name in masks),
                        frame if needs_photo else None, watched)  # fmt: skip
 
     def paint(self, shots: Iterable[Shot], window: int, overlap: int, first: int, lead: int) -> Iterator[Tensor]:
@@ -115,8 +117,8 @@ class ClipPainter:
 
     def _scene(self, shots: Sequence[Shot]) -> Scene:
         features = {name: tuple(map(torch.cat, zip(*(shot.features[name] for shot in shots), strict=True))) for name in shots[0].features}
-        masks = [torch.cat(masks) for masks in zip(*(shot.masks for shot in shots), strict=True)]
         frames = torch.cat([shot.frame for shot in shots])
+        masks = [torch.cat([resize_mask(mask, frames.shape[-2:]) for mask in masks]) for masks in zip(*(shot.masks for shot in shots), strict=True)]
         return self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile, content_seed=self.content_seed)
 
     def _finished(self, shot: Shot, image: Tensor) -> Tensor:

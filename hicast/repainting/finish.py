@@ -14,13 +14,15 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def finished(image: Tensor, photo: Tensor | None, masks: tuple[Tensor, ...], look: Look) -> Tensor:
-    """`image` (1, 3, height, width) with what the look wants of the `photo`'s own pixels."""
+    """`image` (1, 3, height, width) with what the look wants of the `photo`'s own pixels; `masks` may have any size."""
     if not (look.preserve_color or look.keep_outside):
         return image
     photo = resize_image(photo, tuple(image.shape[-2:]))
     if look.preserve_color:
         image = keep_color(image, photo)
-    return keep_outside(image, photo, resize_mask(union(masks), tuple(image.shape[-2:]))) if look.keep_outside else image
+    if look.keep_outside:
+        image = keep_outside(image, photo, union(tuple(resize_mask(mask, tuple(image.shape[-2:])) for mask in masks)))
+    return image
 
 
 def keep_color(image: Tensor, photo: Tensor) -> Tensor:

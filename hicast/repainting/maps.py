@@ -36,7 +36,12 @@ def fit_control(name: str, source: Source, picture: Tensor, multiple: int) -> Te
 
 def fit_mask(source: Source, picture: Tensor) -> Tensor:
     """The mask (1, 1, height, width) in [0, 1] of `picture`: the brightness of the map; where a mask is 0 it stays exactly so."""
-    return resize_mask(draw(source, picture).mean(1, keepdim=True), picture.shape[-2:])
+    return resize_mask(draw_mask(source, picture), picture.shape[-2:])
+
+
+def draw_mask(source: Source, picture: Tensor) -> Tensor:
+    """As `fit_mask`, but of the size (1, 1, h, w) that the map comes in."""
+    return draw(source, picture).mean(1, keepdim=True)
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ from hicast.models.adapters import AdapterSet, Residuals, combine
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 from hicast.models.offload import Offload
 from hicast.models.tiling import predict_in_tiles
-from hicast.repainting.maps import Source, fit_control, fit_mask
+from hicast.repainting.maps import Source, draw_mask, fit_control, resize_mask
 from hicast.repainting.scene import Look, Region, Scene
 
 MULTIPLE = 32
@@ -89,7 +89,7 @@ class Painter:
         self.offload.use("autoencoder")
         latents = codec.encode(padded.to(self.device), drawn).float()
         if masks is None:
-            masks = [fit_mask(region.mask, picture) for region in regions]
+            masks = [draw_mask(region.mask, picture) for region in regions]
         return Scene(latents, size, code, features, tuple(masks), tuple(regions), photo)
 
     def paint(self, scene: Scene, look: Look, noise: Tensor, seed: int, on_progress: OnProgress | None = None, context: int = 0) -> Tensor:
@@ -117,7 +117,8 @@ class Painter:
             raise UsageError("keep_outside: expected a region, found none; give one, or leave it out")
         if not scene.masks:
             return [Layer(scene.code, look.style_scale, torch.ones(()))]
-        cells = [avg_pool2d(pad_to_multiple(mask, MULTIPLE)[0], CELL).to(self.device) for mask in scene.masks]
+        fitted = [resize_mask(mask, scene.size) for mask in scene.masks]
+        cells = [avg_pool2d(pad_to_multiple(mask, MULTIPLE)[0], CELL).to(self.device) for mask in fitted]
         ground, *shares = shares_of(cells)
         layers = [Layer(scene.code, 0.0 if look.keep_outside else look.style_scale, ground)]
         for region, share in zip(scene.regions, shares, strict=True):

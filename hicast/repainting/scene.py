@@ -48,8 +48,8 @@ class Scene:
     """Pictures (batch) at their working size, encoded.
 
     `latents` are those of the pictures grown to whole multiples, `size` (height, width) is what is left after cropping, `code` the
-    style. `features` are those of the adapters' maps by control. `masks` (batch, 1, height, width) lie over the pictures before they
-    are grown, one for each of the `regions`. `photo` is the picture before it was brought to the working size.
+    style. `features` are those of the adapters' maps by control. `masks` (batch, 1, h, w) lie over the pictures before they
+    are grown, one for each of the `regions`, of any size: a mask as fine as the photo ends in the result where it ends in the photo. `photo` is the picture before it was brought to the working size.
     """
 
     latents: Tensor
