@@ -20,10 +20,12 @@ SETTINGS_SUFFIXES = (".json", ".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Record:
-    """What a file remembers: a layer of settings, and the paintings with their weights, which a file of settings may lack."""
+    """What a file remembers: a layer of settings, and the paintings with their weights and the preset, which a file of settings may lack."""
 
     layer: Layer
     styles: tuple[tuple[Path, float], ...] = ()
+    preset: str | None = None
+    """The preset that the settings were made with."""
 
 
 def read_record(path: Path | None) -> Record | None:
@@ -50,7 +52,7 @@ def read_record(path: Path | None) -> Record | None:
         raise UsageError(f"{path}: settings: expected keys with values, found {inner}; correct the file")
     if "settings" not in values:
         return Record(Layer(str(path), inner))
-    return Record(Layer(str(path), {"engine": ENGINE_BEFORE} | inner), _styles(values, path))
+    return Record(Layer(str(path), {"engine": ENGINE_BEFORE} | inner), _styles(values, path), _preset(values, path))
 
 
 def _styles(values: dict[str, Any], path: Path) -> tuple[tuple[Path, float], ...]:
@@ -58,3 +60,10 @@ def _styles(values: dict[str, Any], path: Path) -> tuple[tuple[Path, float], ...
         return tuple((Path(entry["file"]), float(entry["weight"])) for entry in values.get("styles", []))
     except (KeyError, TypeError, ValueError):
         raise UsageError(f"{path}: styles: expected a list of file and weight, found {values['styles']}; correct the file") from None
+
+
+def _preset(values: dict[str, Any], path: Path) -> str | None:
+    preset = values.get("preset")
+    if not isinstance(preset, str | None):
+        raise UsageError(f"{path}: preset: expected text, found {preset}; correct the file")
+    return preset

@@ -70,7 +70,7 @@ def read_request(
     header = {
         "hicast": __version__,
         "command": command,
-        "preset": name,
+        "preset": given["preset"] or (record and record.preset) or name,
         "styles": [{"file": str(path), "weight": weight} for path, weight in files],
     }
     return Request(layers, settings, styles, files, plan, header, sweeps)

@@ -171,7 +171,7 @@ def test_a_region_is_named_after_an_extractor(run, monkeypatch):
 
 def test_a_run_is_repeated_byte_for_byte(run):
     words = ("--style", "other.jpg=0.5", "--adapter", "edge=0.8@0-0.6", "--adapter", "seg=0.5", "--control", "seg=mask.png", "--steps", "2",
-             "--region", "mask.png:style_scale=0.4,style=other.jpg", "--preserve-color", "--seed", "5")  # fmt: skip
+             "--region", "mask.png:style_scale=0.4,style=other.jpg", "--preserve-color", "--seed", "5", "--preset", "bold")  # fmt: skip
     assert run(*words, "-o", "first.png", "--save-settings")[0] == 0
     for source in ("first.png", "first.png.json"):
         assert run("--from-settings", source, "-o", "again.png", "--overwrite", "--save-settings") == (0, "again.png\n", "")
