@@ -17,9 +17,6 @@ from hicast.losses.terms import LossTerms
 CONSISTENCY_WEIGHTS = {"noise": 0.01, "image": 2.0, "contrast": 10.0, "correlation": 1.0}
 """Published weights of `published_consistency_terms` (reference, 7.7)."""
 
-DEAD_TERMS = ("contrast", "correlation")
-"""Terms among these that train nothing, the second wherever it is clamped."""
-
 CORRELATION_CLAMP, CORRELATION_CLAMPED_WEIGHT = 0.7, 0.1
 
 
@@ -44,14 +41,13 @@ def training_gram_distance(ours: Tensor, target: Tensor) -> Tensor:
     return difference.square().sum((1, 2))
 
 
-def training_gram_loss(ours: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Published Gram loss: `training_gram_distance` summed over all samples, times the number of those to `keep`.
+def training_gram_loss(distances: Tensor, keep: Tensor) -> Tensor:
+    """Published Gram loss, a scalar: the `training_gram_distance` (batch,) of all samples, times the number of those to `keep` (batch,).
 
-    The published mask is broadcast against the wrong axis, so dropped samples count as well. Multiply
-    `training_gram_distance` by the mask for what was meant.
+    The published mask is broadcast against the wrong axis, so dropped samples count as well. Multiply the distances by
+    the mask for what was meant (reference, 7.4).
     """
-    total = training_gram_distance(ours, target).sum()
-    return total if keep is None else total * keep.sum()
+    return distances.sum() * keep.sum()
 
 
 def metric_gram_distance(ours: Tensor, target: Tensor) -> Tensor:

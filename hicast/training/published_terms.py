@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hicast.encoders.style import statistics
 from hicast.losses.perceptual import gram
-from hicast.losses.published import style_vector_loss
+from hicast.losses.published import style_vector_loss, training_gram_loss
 from hicast.training.image_terms import Judged, Term
 
 
@@ -29,18 +29,18 @@ def _style(judged: Judged) -> Tensor:
 
 
 def _gram(judged: Judged) -> Tensor:
-    """Summed squared difference of Gram matrices of all samples, times the number of those that keep their style.
+    """The published Gram loss of all samples, dropped ones included (`losses.published.training_gram_loss`).
 
     Matrices are divided by (h * w) squared, with h and w of the decoded picture for both sides. Differs from the published
     code: features have passed the VGG's own scaling layer, and those of a 0 to 255 scale are divided by its range.
     """
-    total = judged.estimate.new_zeros(())
+    total = judged.estimate.new_zeros(len(judged.estimate))
     for name in judged.settings.gram_layers:
         features = judged.features[name].float()
         target = judged.library.grams[name][judged.paintings].to(features)
         scale = features[0, 0].numel() * judged.feature_unit**2
-        total = total + ((gram(features) - target) / scale).square().sum()
-    return total * (judged.styled > 0).sum()
+        total = total + ((gram(features) - target) / scale).square().sum((1, 2))
+    return training_gram_loss(total, judged.styled > 0)
 
 
 PUBLISHED_TERMS: dict[str, Term] = {"latent": _latent, "noise": _noise, "style": _style, "gram": _gram}
