@@ -130,7 +130,7 @@ def test_words_that_are_no_times(word):
         (("--end", "2", "--preview", "1"), "expected --end or --preview, found both; leave one out"),
         (("--start", "2", "--end", "1"), "--end: expected a time after the start, found 1 s; raise it"),
         (("--preview", "0"), "--preview 0: expected a length above 0, found none; write for example 3s"),
-        (("--codec", "h265x"), "--codec: expected an encoder of videos, found h265x; did you mean h265?"),
+        (("--codec", "h265x"), "--codec: expected an encoder of videos that .mp4 can hold, found h265x; did you mean h265?"),
         (("--crf", "99"), "--crf: expected a number from 0 to 51 for libx264, found 99"),
         (("-o", "x.txt"), "expected --output to end in .mp4, .m4v, .mov, .mkv, .webm, .avi, .gif or in a number and .png (frame-%05d.png), found x.txt"),
         (("-o", "x.png"), "expected --output to end in .mp4"),

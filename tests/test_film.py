@@ -210,9 +210,11 @@ def test_a_broken_source_gives_what_can_be_decoded(tmp_path, make_clip):
 @pytest.mark.parametrize(
     "name, choices, text",
     [
-        ("b.mp4", {"codec": "h265x"}, "--codec: expected an encoder of videos, found h265x; did you mean h265?"),
-        ("b.mp4", {"codec": "aac"}, "--codec: expected an encoder of videos, found aac"),
-        ("b.webm", {"codec": "h264"}, "--codec h264: expected one that .webm can hold"),
+        ("b.mp4", {"codec": "h265x"}, "--codec: expected an encoder of videos that .mp4 can hold, found h265x; did you mean h265? known: h264, hevc, h265, "),
+        ("b.webm", {"codec": "vp7"}, "--codec: expected an encoder of videos that .webm can hold, found vp7; did you mean vp9? known: vp8, vp9, av1"),
+        ("b.mp4", {"codec": "aac"}, "--codec: expected an encoder of videos that .mp4 can hold, found aac; "),
+        ("b.webm", {"codec": "h264"}, "--codec h264: expected one that .webm can hold, found another; take one of vp8, vp9, av1, or write .mkv"),
+        ("b.mkv", {"codec": "gif"}, "--codec gif: expected one that .mkv can hold, found another; take one of h264, "),
         ("b.mp4", {"crf": 60}, "--crf: expected a number from 0 to 51 for libx264, found 60; 0 is the best"),
         ("b.mov", {"codec": "prores", "crf": 3}, "--crf: expected a codec that has it"),
         ("b.gif", {"codec": "h264"}, "expected neither --codec nor --crf for .gif"),

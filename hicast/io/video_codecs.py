@@ -142,20 +142,34 @@ def _default_codec(suffix: str, alpha: bool) -> str:
 
 
 def _check_encoder(name: str, suffix: str, asked: str) -> None:
-    """Raise UsageError where `name` is no video encoder of this FFmpeg, or the container cannot hold what it makes."""
-    import av
+    """Raise UsageError, with the names that fit, where `name` is no video encoder of this FFmpeg or the container cannot hold what it makes."""
+    held, makes = _held_by(suffix), _makes(name)
+    if makes in held:
+        return
+    fitting = [short for short, encoder in SHORT_NAMES.items() if _makes(encoder) in held]
+    if makes is None:
+        raise UsageError(f"--codec: expected an encoder of videos that {suffix} can hold, found {asked}; {name_advice(asked, fitting)}")
+    others = "" if suffix == STREAM_SUFFIX else f", or write {STREAM_SUFFIX}"
+    raise UsageError(f"--codec {asked}: expected one that {suffix} can hold, found another; take one of {', '.join(fitting)}{others}")
+
+
+def _makes(encoder: str) -> str | None:
+    """FFmpeg's name of what a video `encoder` makes; None where it has none of that name."""
     from av.codec import Codec
 
     try:
-        codec = Codec(name, "w")
+        codec = Codec(encoder, "w")
     except Exception:  # PyAV raises one of its own kinds that has moved between versions
-        codec = None
-    if codec is None or codec.type != "video":
-        raise UsageError(f"--codec: expected an encoder of videos, found {asked}; {name_advice(asked, SHORT_NAMES)}")
+        return None
+    return codec.canonical_name if codec.type == "video" else None
+
+
+def _held_by(suffix: str) -> set[str]:
+    """FFmpeg's names of what results with `suffix` can hold."""
+    import av
+
     with av.open(os.devnull, "w", format=CONTAINERS[suffix]) as container:
-        held = container.supported_codecs
-    if codec.canonical_name not in held:
-        raise UsageError(f"--codec {asked}: expected one that {suffix} can hold, found another; write .mkv or take another codec")
+        return container.supported_codecs
 
 
 def encoder_problem(encoding: Encoding, error: Exception) -> UsageError:
