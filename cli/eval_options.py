@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hicast.config.layers import parse_set
+from hicast.config.layers import Layer, parse_set
 from hicast.config.stylize import StylizeSettings, asked_adapters, resolve_stylize, stylize_layers
 from hicast.errors import UsageError
 
@@ -79,14 +79,19 @@ def model_name(model: str) -> str:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a model is to stylize before it is judged; `asked` are adapters that the user has named, not just a preset."""
+    """How a model is to stylize before it is judged: the `layers` of its settings, and these without the model's own defaults.
+
+    `asked` are adapters that the user has named, not just a preset.
+    """
 
     settings: StylizeSettings
+    layers: tuple[Layer, ...]
     asked: frozenset[str]
 
     def of(self, model: str | Path) -> Wanted:
         """The same of another model."""
-        return replace(self, settings=self.settings.model_copy(update={"model": str(model)}))
+        layers = (*self.layers, Layer("command line", {"model": str(model)}))
+        return replace(self, settings=resolve_stylize(layers), layers=layers)
 
 
 def wanted_look(console: Console, preset: str | None, set_words: list[str] | None, model: str | None, device: str | None) -> Wanted:
@@ -100,7 +105,7 @@ def wanted_look(console: Console, preset: str | None, set_words: list[str] | Non
     from hicast.io.weights import resolve_model
 
     resolve_model(settings.model, console.info)
-    return Wanted(settings, frozenset(asked_adapters(layers)))
+    return Wanted(settings, tuple(layers), frozenset(asked_adapters(layers)))
 
 
 def open_painter(console: Console, wanted: Wanted, weights: dict[str, Path]) -> tuple[Painter, StylizeSettings]:
@@ -114,8 +119,7 @@ def open_painter(console: Console, wanted: Wanted, weights: dict[str, Path]) -> 
     more |= {"engine": chosen_engine(settings, console.info), "on_note": console.info}
     pipeline = HiCastPipeline.from_pretrained(settings.model, device=settings.device, dtype=settings.dtype, **more)
     console.detail(f"model {settings.model} loaded, engine {pipeline.engine}")
-    below = {key: value for key, value in pipeline.defaults.items() if key not in settings.model_fields_set}
-    settings = settings.model_copy(update=below)
+    settings = resolve_stylize(wanted.layers, pipeline.defaults)
     lacking = [name for name in used_adapters(settings) if name not in pipeline.adapters.names and name not in wanted.asked]
     for name in lacking:
         console.info(f"adapter {name} of the preset is left out: model {settings.model} has none")

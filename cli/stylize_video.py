@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hicast.config.stylize import check_windows, resolve_stylize
 from hicast.errors import InputError, UsageError
 from hicast.io.files import VIDEOS, PlannedOutput
 from hicast.io.film import Film, make_film
@@ -78,9 +79,6 @@ def stylize_video(
     choices = Choices(_span(start, end, preview), codec, crf, not no_audio, passthrough, not no_resume)
     cut = {key: value for key, value in (("window", window), ("overlap", overlap)) if value is not None}
     request = read_request(ctx, COMMAND, VIDEOS, record, {"video": cut} if cut else None)
-    video = request.settings.video
-    if video.overlap >= video.window:
-        raise UsageError(f"video.overlap: expected less than the window of {video.window} frames, found {video.overlap}; set --overlap too")
     for item in request.plan:
         pick_codec(item.target.suffix.lower() if item.target else STREAM_SUFFIX, codec, crf)
     console.results_to_stderr = is_follower() or any(item.target is None for item in request.plan)
@@ -117,8 +115,12 @@ class VideoBatch(Batch):
             raise InputError(self._named(item, str(error))) from None
 
     def look_ahead(self, content: VideoReader) -> None:
-        """What one window takes."""
-        self.foretold = look_ahead(self.console, self.settings, self.model(), (content.info.height, content.info.width), clip=True)
+        """What one window takes, of the settings over the model's defaults; raises UsageError where it is no longer than the overlap."""
+        from hicast.io.bases import model_defaults
+
+        settings = resolve_stylize(self.request.layers, model_defaults(self.model()))
+        check_windows(settings.video.window, settings.video.overlap)
+        self.foretold = look_ahead(self.console, settings, self.model(), (content.info.height, content.info.width), clip=True)
 
     def begin_again(self) -> None:
         """Frames that are done have been painted with other settings, so they are painted anew."""

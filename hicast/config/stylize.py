@@ -12,7 +12,7 @@ from hicast.config.adapters import LOOKS_LIKE_WEIGHT, Use
 from hicast.config.layers import Layer, combine, command_layer, merge
 from hicast.config.presets import load_preset
 from hicast.config.problems import validate
-from hicast.errors import SettingsError
+from hicast.errors import SettingsError, UsageError
 
 DEFAULT_PRESET = "balanced"
 PRESET = "preset "
@@ -36,6 +36,15 @@ class VideoSettings(BaseModel):
     residual_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Pixels that change less from frame to frame, relative to the most in the window, keep the noise of the frame before, as published: the
     change is that of the map of edge, else of another control in use, else of the frames. 0: none does."""
+
+
+def check_windows(window: int, overlap: int) -> None:
+    """Raise UsageError where neighbouring windows of a clip would share all of their frames.
+
+    A clip's settings are checked when those of the model are known, so not here one by one.
+    """
+    if overlap >= window:
+        raise UsageError(f"video.overlap: expected less than the window of {window} frames, found {overlap}; lower it, or raise video.window")
 
 
 class PresetSettings(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
+from hicast.config.stylize import check_windows
 from hicast.errors import UsageError
 
 Frame = TypeVar("Frame")
@@ -33,9 +34,8 @@ def cut_windows(frames: Iterable[Frame], size: int, overlap: int, first: int = 0
     that another scene begins, so does another window, without context: none holds frames of two scenes. Raises UsageError where
     nothing would be left to do, or where the first frame to do does not begin a window.
     """
+    check_windows(size, overlap)
     step = size - overlap
-    if step < 1:
-        raise UsageError(f"video.overlap: expected less than the window of {size} frames, found {overlap}; lower it")
     if (first + lead) % step:
         raise UsageError(f"first frame: expected a multiple of {step}, found {first + lead}; begin where a window does")
     source = iter(frames)

@@ -49,6 +49,11 @@ def with_bases(folder: Path) -> list[Path]:
     return found
 
 
+def model_defaults(name: str | Path) -> dict[str, Any]:
+    """Settings of stylizing that the model `name` falls back to, told without its nets; raises ModelError as `with_bases` does."""
+    return load_index(with_bases(resolve_model(name))[-1]).get("defaults", {})
+
+
 def check_own(folder: Path) -> None:
     """Raise ModelError for a folder that holds something else than a model of ours, with what can be done with it."""
     index = folder / INDEX_FILE
