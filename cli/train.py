@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hicast.config.layers import read_words
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.config.train_layers import require, resolve_training
 from hicast.controls import CONTROLS
 from hicast.training.run import STAGES, Opening, check_data, check_output

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.errors import OutputError, UsageError
 from hicast.losses.terms import weighted_sum
 from hicast.training import checkpoint, record

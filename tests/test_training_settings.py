@@ -7,8 +7,9 @@ from PIL import Image
 
 from hicast.cli.main import run
 from hicast.config.presets import list_presets, load_preset
-from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, TrainSettings
+from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining
 from hicast.config.train_layers import contradictions, default_preset, require, resolve_training
+from hicast.config.train_run import TrainSettings
 from hicast.errors import SettingsError, UsageError
 from hicast.training.run import STAGES
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.training.data import sample_generator
 
 

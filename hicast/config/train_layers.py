@@ -9,7 +9,8 @@ from typing import Any, get_args
 from hicast.config.layers import Layer, gather, merge, read_command_layer
 from hicast.config.presets import TRAINING, list_presets, load_preset
 from hicast.config.problems import name_advice, validate
-from hicast.config.train import OF_LATENTS, UNPUBLISHED_TERMS, AdapterTraining, ImageTraining, RepaintTraining, TrainSettings
+from hicast.config.train import OF_LATENTS, UNPUBLISHED_TERMS, AdapterTraining, ImageTraining, RepaintTraining
+from hicast.config.train_run import TrainSettings
 from hicast.errors import SettingsError, UsageError
 
 FLAGS = {"start": "--from", "targets": "--set targets=FOLDER"}

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.errors import OutputError
 from hicast.io.bases import ADAPTERS
 from hicast.io.weights import WEIGHTS_FILE, read_metadata

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from hicast.config.train import REMARKS, TrainSettings
+from hicast.config.train_run import REMARKS, TrainSettings
 from hicast.errors import MemoryLimitError, ModelError, UsageError, is_out_of_memory
 from hicast.training.checkpoint import (
     NOT_FINITE,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.errors import MemoryLimitError
 from hicast.training.activations import Activations, count_activations
 from hicast.training.sources import OnNote

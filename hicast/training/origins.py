@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.encoders.style import StyleEncoder
 from hicast.io.bases import ADAPTERS
 from hicast.io.weights import resolve_model

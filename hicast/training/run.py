@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, TemporalTraining, TrainSettings
+from hicast.config.train import AdapterTraining, AutoencoderTraining, ImageTraining, TemporalTraining
+from hicast.config.train_run import TrainSettings
 from hicast.errors import OutputError
 from hicast.training.sources import CLIPS, PICTURES, OnNote, list_sources
 

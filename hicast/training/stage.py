@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.losses.terms import LossTerms
 
 

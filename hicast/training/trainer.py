@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hicast.config.train import TrainSettings
+from hicast.config.train_run import TrainSettings
 from hicast.losses.terms import LossTerms, weighted_sum
 from hicast.training.checkpoint import Training
 from hicast.training.stage import Stage
