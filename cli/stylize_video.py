@@ -184,7 +184,7 @@ class VideoBatch(Batch):
             context=context,
             look=look,
             pixel_aspect=Fraction(1) if self.settings.keep_size and not choices.passthrough else None,
-            tags=() if choices.passthrough else (("comment", settings_comment(self.record())),),
+            comment=None if choices.passthrough else settings_comment(self.record()),
         )
 
     def _look(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Film:
     `target` is a file, a numbered name of pictures (`frame-%05d.png`) or a stream to write to. `step` is the number of
     frames that are painted together and `context` that of the frames before, which the painter looks at. `look` is what
     else decides the result, in what JSON can hold: pieces made with another one are not gone on with. `pixel_aspect`
-    is that of the painted frames where it is not the source's; `tags` are written into the file.
+    is that of the painted frames where it is not the source's; `comment` is a line of ours for the file's comment.
     """
 
     source: Path
@@ -46,7 +46,7 @@ class Film:
     context: int = 0
     look: Mapping[str, Any] = field(default_factory=dict)
     pixel_aspect: Fraction | None = None
-    tags: tuple[tuple[str, str], ...] = ()
+    comment: str | None = None
 
     @property
     def suffix(self) -> str:
@@ -168,12 +168,12 @@ def _deliver(
     """Write the finished film to its place."""
     whole = film.span == Span()
     offset = reader.info.origin if film.span.start is None else pieces[0].stamps[0]
-    joining = Joining(reader.info, film.source, offset, whole, film.keep_audio, film.tags)
+    joining = Joining(reader.info, film.source, offset, whole, film.keep_audio, film.comment)
     if not isinstance(film.target, Path):
         notes = join_pieces(pieces, film.target, CONTAINERS[STREAM_SUFFIX], joining)
         film.target.flush()
     elif is_numbered(film.target):
-        notes = write_pictures(pieces, film.target, overwrite)
+        notes = write_pictures(pieces, film.target, overwrite, film.comment)
     else:
         with atomic_path(film.target, overwrite) as draft, _write_errors(film):
             if film.suffix in PICTURES:

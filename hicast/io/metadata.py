@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,12 +36,12 @@ def read_settings(image: Image.Image) -> dict[str, Any] | None:
 
 
 def _read_comment(image: Image.Image) -> str:
-    """Our text in the EXIF UserComment (jpg, webp) or the ImageDescription (tif), empty where there is none."""
+    """Our text in the EXIF UserComment (jpg, webp), the ImageDescription (tif) or the comment (gif), empty where there is none."""
     exif = image.getexif()
     comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
     if isinstance(comment, bytes):
         comment = comment.removeprefix(COMMENT_CODE).decode("ascii")
-    return _without_start(str(comment or exif.get(ExifTags.Base.ImageDescription)))
+    return _without_start(str(comment or exif.get(ExifTags.Base.ImageDescription) or image.info.get("comment", b"").decode("utf-8")))
 
 
 def settings_comment(settings: Mapping[str, Any]) -> str:
@@ -49,12 +51,36 @@ def settings_comment(settings: Mapping[str, Any]) -> str:
 
 def comment_settings(tags: Mapping[str, str]) -> dict[str, Any] | None:
     """Settings that stand in the comment among a video's `tags`, or None."""
-    comment = next((value for key, value in tags.items() if key.lower() == "comment"), "")
+    ours = next((line for line in reversed(_comment_of(tags).splitlines()) if line.startswith(COMMENT_START)), "")
     try:
-        settings = json.loads(_without_start(comment))
+        settings = json.loads(_without_start(ours))
     except ValueError:  # other programs write comments too
         return None
     return settings if isinstance(settings, dict) else None
+
+
+def join_comments(tags: Mapping[str, str], ours: str) -> str:
+    """The comment of a video made of one with such `tags`: what others wrote there, then `ours` in place of one that was ours."""
+    others = [line for line in _comment_of(tags).splitlines() if not line.startswith(COMMENT_START)]
+    return "\n".join([*others, ours])
+
+
+def png_with(file: bytes, comment: str) -> bytes:
+    """A PNG `file` with the settings of a `settings_comment`, as `save_options` embeds them; they go behind the header (33 bytes)."""
+    chunk = b"iTXt" + SETTINGS_KEY.encode() + bytes(5) + _without_start(comment).encode()
+    return file[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + file[33:]
+
+
+def gif_with(file: bytes, comment: str) -> bytes:
+    """A GIF `file` with a `comment`, in blocks of 255 bytes behind the header and the global palette (GIF89a, 24)."""
+    text, flags = comment.encode(), file[10]
+    begin = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)
+    blocks = b"".join(bytes([len(text[at : at + 255])]) + text[at : at + 255] for at in range(0, len(text), 255))
+    return file[:begin] + b"\x21\xfe" + blocks + b"\0" + file[begin:]
+
+
+def _comment_of(tags: Mapping[str, str]) -> str:
+    return next((value for key, value in tags.items() if key.lower() == "comment"), "")
 
 
 def _without_start(text: str) -> str:

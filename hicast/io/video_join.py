@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from hicast.io.metadata import join_comments
 from hicast.io.video_info import VideoInfo, has_alpha_channel, open_video
 from hicast.io.video_write import PIECE_TIME_BASE
 
@@ -54,7 +55,8 @@ class Joining:
     offset: int
     whole: bool
     keep_audio: bool = True
-    tags: tuple[tuple[str, str], ...] = ()
+    comment: str | None = None
+    """A line for the film's comment."""
 
 
 def join_pieces(pieces: Sequence[Piece], target: Path | BinaryIO, format: str, joining: Joining) -> list[str]:
@@ -131,10 +133,12 @@ def _can_hold(format: str, stream: Stream) -> bool:
 
 
 def _copy_tags(output: OutputContainer, source: InputContainer, pieces: Sequence[Piece], joining: Joining) -> None:
-    """The source's tags, our own where the source has none of that name, and its chapters as far as they reach into the film."""
-    output.metadata.update({key: value for key, value in source.metadata.items() if key.lower() not in OWN_TAGS})
-    known = {key.lower() for key in output.metadata}
-    output.metadata.update({key: value for key, value in joining.tags if key not in known})
+    """The source's tags with `comment`, and its chapters as far as they reach into the film."""
+    kept = {key: value for key, value in source.metadata.items() if key.lower() not in OWN_TAGS}
+    if joining.comment:
+        comment = join_comments(kept, joining.comment)
+        kept = {key: value for key, value in kept.items() if key.lower() != "comment"} | {"comment": comment}
+    output.metadata.update(kept)
     begin, end = _limits(pieces, joining)
     shift = joining.offset * joining.info.time_base
     chapters = []
@@ -161,20 +165,23 @@ def _video_packets(pieces: Sequence[Piece], video: Stream, joining: Joining) -> 
     """Seconds and packets of the pictures, with the film's own time stamps.
 
     Decoding stamps are the presentation stamps in order, late by as many frames as the encoder reorders: valid for any
-    frame rate, and without a jump where pieces meet.
+    frame rate, and without a jump where pieces meet. Those before the first presentation stamp are as far apart as the last ones
+    are on average, so that both end together: MP4 counts the length of a film in decoding stamps.
     """
     stamps = [stamp - joining.offset for piece in pieces for stamp in piece.stamps]
     lag = max(piece.lag for piece in pieces)
-    ends = [*stamps[1:], stamps[-1] + pieces[-1].last_duration]
+    last = pieces[-1].last_duration
+    ends = [*stamps[1:], stamps[-1] + last]
+    apart = max(round((stamps[-1] - stamps[-1 - lag]) / lag), 1) if lag else 0
     place, base = 0, joining.info.time_base
     for piece, begin in zip(pieces, _begins(pieces), strict=True):
         for number, packet in _packets_of(piece):
             index = begin + number
             packet.stream, packet.time_base = video, base
             packet.pts = stamps[index]
-            packet.dts = stamps[place - lag] if place >= lag else stamps[0] - (lag - place) * (ends[0] - stamps[0])
-            packet.duration = ends[index] - stamps[index]
+            packet.dts = stamps[place - lag] if place >= lag else stamps[0] - (lag - place) * apart
             place += 1
+            packet.duration = last if place == len(stamps) else ends[index] - stamps[index]
             yield float(packet.dts * base), packet
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hicast.io.files import check_target
+from hicast.io.metadata import gif_with, png_with
 from hicast.io.video_color import ACCURATE
 from hicast.io.video_join import Joining, Piece
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 GIF_TIME_BASE = Fraction(1, 100)
+LONGEST_DELAY = 2**16 - 1
 PNG_FORMATS = {False: {False: "rgb24", True: "rgb48be"}, True: {False: "rgba", True: "rgba64be"}}
 """Pixel formats of PNG by whether there is alpha and whether there are more than 8 bits."""
 
@@ -32,7 +34,8 @@ def write_gif(pieces: Sequence[Piece], target: Path, joining: Joining) -> list[s
     palette = _palette(pieces)
     first = next(_frames(pieces))[1]
     stamps = [stamp for piece in pieces for stamp in piece.stamps]
-    with av.open(str(target), "w", format="gif") as output:
+    last = round(pieces[-1].last_duration * joining.info.time_base / GIF_TIME_BASE)
+    with av.open(str(target), "w", format="gif", options={"final_delay": str(min(last, LONGEST_DELAY))} if last > 0 else {}) as output:
         stream = output.add_stream("gif", rate=joining.info.rate)
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, "pal8"
         stream.codec_context.time_base = GIF_TIME_BASE
@@ -41,12 +44,14 @@ def write_gif(pieces: Sequence[Piece], target: Path, joining: Joining) -> list[s
             frame.time_base = GIF_TIME_BASE
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
+    if joining.comment:
+        target.write_bytes(gif_with(target.read_bytes(), joining.comment))
     kinds = sorted(set(joining.info.tracks) & {"audio", "subtitle"})
     return [f"{' and '.join(kinds)} left out: gif cannot hold it; write .mkv"] if kinds else []
 
 
-def write_pictures(pieces: Sequence[Piece], target: Path, overwrite: bool = False) -> list[str]:
-    """Write PNG files named by `target` (such as `frame-%05d.png`), from 1 on; returns notes.
+def write_pictures(pieces: Sequence[Piece], target: Path, overwrite: bool = False, comment: str | None = None) -> list[str]:
+    """Write PNG files named by `target` (such as `frame-%05d.png`), from 1 on, with the settings of a `comment`; returns notes.
 
     They are written to a hidden folder beside and moved into place when all are there. Raises OutputError for files
     that are there already (unless `overwrite`), OSError or FFmpeg's errors where they cannot be written.
@@ -57,7 +62,8 @@ def write_pictures(pieces: Sequence[Piece], target: Path, overwrite: bool = Fals
     try:
         draft.mkdir(parents=True)
         for number, frame in _frames(pieces):
-            (draft / (target.name % (number + 1))).write_bytes(_png(frame))
+            file = _png(frame)
+            (draft / (target.name % (number + 1))).write_bytes(png_with(file, comment) if comment else file)
         for path in draft.iterdir():
             os.replace(path, target.parent / path.name)
     finally:
