@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from hicast.config.adapters import AdapterUse, uses_by_name
 from hicast.diffusion.sampling import draw_noise, make_scheduler
-from hicast.encoders.autoencoder import ResidualAutoencoder
+from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
+from hicast.encoders.latent_moments import painting_moments
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.engines.running import Engine, OnNote
 from hicast.errors import UsageError
@@ -169,6 +171,10 @@ class HiCastPipeline:
         for image, weight in styles:
             seen = (size or side,) * 2 if square else working_size(image.shape[-2:], side, 1)
             codes.append((self.style_encoder(resize_image(image, seen).to(self.device)), weight))
+        if self.model.coloring:
+            self._offload.use("autoencoder")
+            moments = [painting_moments(LatentCodec(self.autoencoder), image.to(self.device), side) for image, _ in styles]
+            codes = [(replace(code, moments=own), weight) for (code, weight), own in zip(codes, moments, strict=True)]
         return blend_styles(codes)
 
     @torch.inference_mode()

@@ -26,6 +26,8 @@ class ModelConfig(BaseModel):
     style_encoder: Part = {}
     content_projection: Part = {}
     content_skip: bool = False
+    coloring: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the way that predicted latents are moved to the moments of the painting's."""
     unet: Part
     scheduler: Part
     temporal: Part = {}

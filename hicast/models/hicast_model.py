@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
+from hicast.encoders.latent_moments import LatentMoments
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.io.weights import load_json, load_module, save_json, save_module
 from hicast.models.adapters import Residuals, check_residuals
+from hicast.models.coloring import colored
 from hicast.models.unet import ContentProjection, build_unet, normalize_content
 
 FLAGS_FILE = "hicast.json"
@@ -29,7 +32,7 @@ class Conditions:
     `content` (batch, channels, height, width) is normalised; `content_mean`, `content_std` (batch, channels, 1, 1) undo
     that. `style` is (batch, 2944), `context` (batch, tokens, width), `residuals` one tensor per down block (of the same
     batch or of 1), `style_scale` (batch,) in [0, 2] for nets with an embedded scale (None: 1), `keep_style` (batch,)
-    boolean, False where the style is the null style (None: True).
+    boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs.
     """
 
     content: Tensor
@@ -40,6 +43,7 @@ class Conditions:
     residuals: Residuals | None = None
     style_scale: Tensor | None = None
     keep_style: Tensor | None = None
+    moments: LatentMoments | None = None
 
     @classmethod
     def of(
@@ -61,7 +65,8 @@ class Conditions:
         if isinstance(style_scale, (int, float)):
             style_scale = torch.full((batch,), float(style_scale), device=latents.device)
         vector = style.vector.expand(batch, -1)
-        return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale)
+        moments = None if style.moments is None else style.moments.expand(batch)
+        return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale, moments=moments)
 
     def without_style(self, null: StyleCode) -> Conditions:
         """The same with the null style; `null` may be a batch of 1 and its tokens replace the context if it has any."""
@@ -85,18 +90,22 @@ def stack_conditions(parts: Sequence[Conditions]) -> Conditions:
         residuals = tuple(torch.cat(level) for level in levels)
     scales = torch.cat([_style_scale(part) for part in parts])
     keeps = torch.cat([_keep_style(part) for part in parts])
-    return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps)
+    moments = None
+    if parts[0].moments is not None:
+        moments = LatentMoments(*(torch.cat([getattr(part.moments, name) for part in parts]) for name in ("mean", "covariance")))
+    return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps, moments=moments)
 
 
 class HiCastModel(nn.Module):
     """Predicts noise or sample from noisy latents; the published net and the compact one differ in config only.
 
     With `content_skip` the U-Net's output is added to the modulated content, and for style scales below 1 to a mixture
-    of that and the photo's own latents, so that a style scale of 0 starts from the photo itself.
+    of that and the photo's own latents, so that a style scale of 0 starts from the photo itself. With `coloring` above 0 what comes
+    out, which must be latents, is moved by that share towards the moments of the painting's latents, less as the style scale falls below 1.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, content_projection: ContentProjection, content_skip: bool = False
+        self, unet: UNet2DConditionModel, content_projection: ContentProjection, content_skip: bool = False, coloring: float = 0.0
     ) -> None:
         """Raises ModelError if the channels of the two parts do not add up."""
         super().__init__()
@@ -109,12 +118,25 @@ class HiCastModel(nn.Module):
         self.unet = unet
         self.content_projection = content_projection
         self.content_skip = content_skip
+        self.coloring = coloring
 
     def forward(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
         """Prediction (batch, channels, height, width) in the dtype of `latents`; the nets use that of their weights.
 
-        `timestep` is a number or (batch,). Raises ModelError if residuals do not fit.
+        `timestep` is a number or (batch,). Raises ModelError if residuals do not fit, or without the moments that `coloring` needs.
         """
+        return self.color(self.predict(latents, timestep, conditions), conditions)
+
+    def color(self, prediction: Tensor, conditions: Conditions) -> Tensor:
+        """The last step of `forward`, which needs the whole picture: what `predict` gave, its moments moved towards the painting's."""
+        if not self.coloring:
+            return prediction
+        if conditions.moments is None:
+            raise ModelError("conditions: expected moments of the painting's latents, found none; encode the style by the pipeline")
+        return colored(prediction, conditions.moments, self.coloring * _keep_style(conditions) * _style_scale(conditions).clamp(0, 1))
+
+    def predict(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
+        """All of `forward` that a part of the picture is enough for."""
         dtype = self.unet.dtype
         noisy, content, style = (x.to(dtype) for x in (latents, conditions.content, conditions.style))
         scale_embedding = self._scale_embedding(conditions)
@@ -145,7 +167,7 @@ class HiCastModel(nn.Module):
         folder = Path(folder)
         save_module(self.unet, folder / "unet", dtype)
         save_module(self.content_projection, folder / "content_projection", dtype)
-        save_json({"content_skip": self.content_skip}, folder / FLAGS_FILE)
+        save_json({"content_skip": self.content_skip} | ({"coloring": self.coloring} if self.coloring else {}), folder / FLAGS_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> HiCastModel:
@@ -154,7 +176,7 @@ class HiCastModel(nn.Module):
         flags = load_json(folder / FLAGS_FILE)
         unet = load_module(build_unet, folder / "unet")
         projection = load_module(lambda config: ContentProjection(**config), folder / "content_projection")
-        return cls(unet, projection, content_skip=bool(flags.get("content_skip"))).eval()
+        return cls(unet, projection, content_skip=bool(flags.get("content_skip")), coloring=_coloring(flags, folder)).eval()
 
     @property
     def has_embedded_scale(self) -> bool:
@@ -173,6 +195,14 @@ class HiCastModel(nn.Module):
             return None
         check_residuals(conditions.residuals, self.unet.config.block_out_channels, latents.shape[-2:])
         return [residual.to(self.unet.dtype) for residual in conditions.residuals]
+
+
+def _coloring(flags: Mapping[str, Any], folder: Path) -> float:
+    """The share that the flags of a model in `folder` name; raises ModelError for one that is none."""
+    value = flags.get("coloring", 0.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ModelError(f"{folder / FLAGS_FILE}: coloring: expected a number from 0 to 1, found {value!r}; mend the file")
+    return float(value)
 
 
 def _base(modulated: Tensor, conditions: Conditions) -> Tensor:

@@ -28,10 +28,10 @@ def predict_in_tiles(model: HiCastModel, latents: Tensor, timestep: Tensor, cond
     def one(part: Tensor) -> Tensor:
         noisy, content, *maps = part.split(channels, dim=1)
         shrunk = tuple(level[..., :: 2**i, :: 2**i] for i, level in enumerate(maps)) or None
-        return model(noisy, timestep, replace(conditions, content=content, residuals=shrunk))
+        return model.predict(noisy, timestep, replace(conditions, content=content, residuals=shrunk))
 
     tile = max(tile // 4 * 4, 16)
-    return tiled(one, joined, tile, min(NET_OVERLAP, tile // 8 * 4), 4, 1, align=4)
+    return model.color(tiled(one, joined, tile, min(NET_OVERLAP, tile // 8 * 4), 4, 1, align=4), conditions)
 
 
 def _enlarged(level: Tensor, shape: Sequence[int]) -> Tensor:

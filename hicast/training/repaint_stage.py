@@ -25,7 +25,7 @@ from hicast.training.data import PicturePool, sample_generator
 from hicast.training.image_terms import TAPS, Judged, Result, shares
 from hicast.training.origins import extra_digests, files_digest, frozen_digests
 from hicast.training.sources import OnNote
-from hicast.training.style_library import load_or_measure
+from hicast.training.style_library import MomentsLibrary, load_or_measure
 
 SHEET_ROWS = 4
 
@@ -73,6 +73,7 @@ class RepaintStage:
             self.library.fit(self.style_encoder)
         self.codec = LatentCodec(frozen_copy(pipeline.autoencoder, self.device, frozen))
         self.model = self.placed(pipeline.model.train())
+        self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device) if self.model.coloring else None
         self.context = None if pipeline.context is None else pipeline.context.to(self.device)
         if settings.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()
@@ -133,7 +134,8 @@ class RepaintStage:
         """The code of the paintings `rows` of the library, null where `keep` is False."""
         vectors = self.library.vectors[rows].to(self.device)
         tokens = self.library.tokens[rows].float().to(self.device) if self.style_encoder.config.token_grid else None
-        return self.style_encoder.normalized(vectors, tokens, keep.to(self.device))
+        code = self.style_encoder.normalized(vectors, tokens, keep.to(self.device))
+        return replace(code, moments=self.moments.of(rows.tolist())) if self.moments else code
 
     def predict(self, latents: Tensor, timestep: Tensor | int, conditions: Conditions) -> Tensor:
         """The net in the precision that the settings want."""

@@ -38,8 +38,7 @@ def model_config(model: str) -> ModelConfig:
     config = {name: part_config(folder / place) for name, place in parts.items()}
     config["content_projection"].pop("embedding_dim", None)
     scheduler = load_json(folder / "scheduler" / "scheduler_config.json")
-    skip = bool(load_json(folder / FLAGS_FILE).get("content_skip"))
-    return validate(config | {"scheduler": scheduler, "content_skip": skip}, ModelConfig, f"model {model}")
+    return validate(config | {"scheduler": scheduler} | load_json(folder / FLAGS_FILE), ModelConfig, f"model {model}")
 
 
 def autoencoder_config(model: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.latent_moments import LatentMoments, painting_moments
 from hicast.encoders.style import StyleEncoder, pooled_tokens, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
 from hicast.io.weights import save_safetensors
@@ -52,6 +54,24 @@ class StyleLibrary:
         flat = self.tokens.float().flatten(0, 1)
         encoder.token_mean.copy_(flat.mean(0))
         encoder.token_std.copy_(flat.std(0).clamp_min(1e-4))
+
+
+class MomentsLibrary:
+    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for."""
+
+    def __init__(self, pool: PicturePool, codec: LatentCodec, side: int, device: torch.device) -> None:
+        """Nothing is read yet."""
+        self._pool, self._codec, self._side, self._device = pool, codec, side, device
+        self._known: dict[int, LatentMoments] = {}
+
+    @torch.no_grad()
+    def of(self, rows: Sequence[int]) -> LatentMoments:
+        """Moments of the paintings with these indices, a row each."""
+        for row in rows:
+            if row not in self._known:
+                self._known[row] = painting_moments(self._codec, to_batch([self._pool[row]]).to(self._device), self._side)
+        chosen = [self._known[row] for row in rows]
+        return LatentMoments(torch.cat([one.mean for one in chosen]), torch.cat([one.covariance for one in chosen]))
 
 
 def _spread(values: Tensor) -> Tensor:

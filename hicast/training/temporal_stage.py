@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from hicast.training.clip_source import ClipSource
 from hicast.training.data import PicturePool, sample_generator, to_batch
 from hicast.training.origins import files_digest, frozen_digests
 from hicast.training.sources import OnNote
-from hicast.training.style_library import load_or_measure
+from hicast.training.style_library import MomentsLibrary, load_or_measure
 from hicast.training.temporal_terms import Steadied, temporal_terms
 
 SHEET_CLIPS, SHEET_SIDE, SHEET_FROM = 2, 128, 2**42
@@ -81,6 +81,7 @@ class TemporalStage:
             self.library.fit(self.style_encoder)
         self.model, autoencoder = (_frozen(part, base is None, self.device, frozen) for part in (pipeline.model, pipeline.autoencoder))
         self.codec = LatentCodec(autoencoder)
+        self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device) if self.model.coloring else None
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.last = self.scheduler.config.num_train_timesteps - 1
         self.layers = place(pipeline.temporal.train(), self.device, torch.float32)
@@ -189,6 +190,8 @@ class TemporalStage:
         vectors, tokens = self.library.vectors[rows].to(self.device), self.library.tokens
         tokens = tokens[rows].float().to(self.device) if self.style_encoder.config.token_grid else None
         code = self.style_encoder.normalized(vectors, tokens)
+        if self.moments:
+            code = replace(code, moments=self.moments.of(rows.tolist()))
         scale = batch.style_scale.repeat_interleave(self.settings.frames).to(self.device) if self.model.has_embedded_scale else None
         context = None if self.pipeline.context is None else self.pipeline.context.to(self.device)
         return Conditions.of(clean, code, context, style_scale=scale)
