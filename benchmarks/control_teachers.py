@@ -106,13 +106,17 @@ def _views(kind: Kind, files: Sequence[Path], clips: Sequence[Path], count: int,
     for number, clip in enumerate(clips):
         random = sample_generator(seed, count + number)
         reader = VideoReader(clip)
-        start, window = int(random.integers(0, 4)), None
+        start, first = int(random.integers(0, 4)), None
         for frame in islice(reader.frames(), start, start + 60):
-            if (frame.index - start) % 6 < 2:
+            place = (frame.index - start) % 6
+            if place == 0:
                 pixels = reader.pixels(frame)
-                if (frame.index - start) % 6 == 0 or window is None:
-                    window = _window(pixels.shape[:2], kind, random)
-                yield _stretched(pixels, window, kind.size), (frame.index - start) % 6 == 0
+                window = _window(pixels.shape[:2], kind, random)
+                first = _stretched(pixels, window, kind.size)
+            elif place == 1 and first is not None:
+                yield first, True
+                yield _stretched(reader.pixels(frame), window, kind.size), False
+                first = None
 
 
 def _window(size: tuple[int, int], kind: Kind, random: np.random.Generator) -> tuple[int, int, int, int]:
