@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +12,7 @@ from hicast.io.film import Film, make_film
 from hicast.io.images import load_picture
 from hicast.io.metadata import comment_settings, settings_comment
 from hicast.io.video_info import probe_video
+from hicast.io.video_read import VideoReader
 
 FIRST, SECOND = settings_comment({"settings": {"seed": 1}}), settings_comment({"settings": {"seed": 2, "text": "ä" * 400}})
 
@@ -32,6 +34,21 @@ def test_the_last_frame_is_shown_as_long_as_in_the_source(tmp_path, held, name):
         with Image.open(tmp_path / name) as picture:
             picture.seek(11)
             assert picture.info["duration"] == 3000
+
+
+@pytest.mark.parametrize("codec", ["h264", "ffv1"])
+def test_avi_holds_what_mp4_does(tmp_path, make_clip, codec):
+    """AVI has no time stamps: frames must lie in the order that they are shown in, and H.264 with start codes."""
+    stamps = [0, 40, 60, 200, 210, 500, 510, 520, 530, 900, 940, 1000]
+    source = make_clip(tmp_path / "a.mp4", pts=stamps, time_base=Fraction(1, 1000), audio="aac")
+    make_film(Film(source, tmp_path / "b.avi", codec=codec, step=4, comment=FIRST), None)
+    reader, original = VideoReader(tmp_path / "b.avi"), VideoReader(source)
+    with av.open(str(tmp_path / "b.avi")) as container:
+        places = [float(packet.dts * packet.time_base) for packet in container.demux(video=0) if packet.size]
+    assert places == pytest.approx([stamp / 1000 for stamp in stamps], abs=0.002)
+    for one, other in zip(reader.frames(), original.frames(), strict=True):
+        assert np.abs(reader.pixels(one).astype(int) - original.pixels(other)).mean() < 3
+    assert "audio" in reader.info.tracks and comment_settings(reader.info.metadata)["settings"]["seed"] == 1
 
 
 @pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])

@@ -104,6 +104,8 @@ def encoding_for(
     options = dict(OPTIONS.get(codec, {}))
     if crf is not None:
         options |= {"crf": f"{crf:g}"}
+    if suffix == ".avi" and codec == "libx264":
+        options |= {"x264-params": "bframes=0"}  # frames in AVI are shown in the order that they are stored in
     tag = TAGS.get((codec, CONTAINERS.get(suffix, "")))
     if codec == "prores_ks":
         tag = "ap4h" if "444" in format else "apch"

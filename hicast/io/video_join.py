@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,8 +24,11 @@ OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "dur
 """Tags that describe a file and not the film in it."""
 
 COPIED = ("audio", "subtitle")
-FROM_ZERO = ("matroska", "webm")
+FROM_ZERO = ("matroska", "webm", "avi")
 """Formats without negative times: the silence that encoders put before the beginning would move the pictures."""
+
+START_CODES = {"h264": "h264_mp4toannexb"}
+"""FFmpeg's filters for what AVI wants with start codes, where pieces have lengths."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def join_pieces(pieces: Sequence[Piece], target: Path | BinaryIO, format: str, j
         streams = _add_copies(output, source, format, joining, notes)
         _copy_tags(output, source, pieces, joining)
         shift = joining.offset * joining.info.time_base
-        packets = [_video_packets(pieces, video, joining)]
+        packets = [_video_packets(pieces, video, joining, START_CODES if format == "avi" else {})]
         if streams:
             floor = 0 if format in FROM_ZERO else None
             packets.append(_copied_packets(source, streams, shift, _limits(pieces, joining), floor))
@@ -161,8 +164,8 @@ def _limits(pieces: Sequence[Piece], joining: Joining) -> tuple[Fraction, Fracti
     return pieces[0].stamps[0] * base, (pieces[-1].stamps[-1] + pieces[-1].last_duration) * base
 
 
-def _video_packets(pieces: Sequence[Piece], video: Stream, joining: Joining) -> Iterator[tuple[float, Packet]]:
-    """Seconds and packets of the pictures, with the film's own time stamps.
+def _video_packets(pieces: Sequence[Piece], video: Stream, joining: Joining, filters: Mapping[str, str]) -> Iterator[tuple[float, Packet]]:
+    """Seconds and packets of the pictures, with the film's own time stamps, through that of the `filters` that is for their codec.
 
     Decoding stamps are the presentation stamps in order, late by as many frames as the encoder reorders: valid for any
     frame rate, and without a jump where pieces meet. Those before the first presentation stamp are as far apart as the last ones
@@ -175,7 +178,7 @@ def _video_packets(pieces: Sequence[Piece], video: Stream, joining: Joining) -> 
     apart = max(round((stamps[-1] - stamps[-1 - lag]) / lag), 1) if lag else 0
     place, base = 0, joining.info.time_base
     for piece, begin in zip(pieces, _begins(pieces), strict=True):
-        for number, packet in _packets_of(piece):
+        for number, packet in _packets_of(piece, filters):
             index = begin + number
             packet.stream, packet.time_base = video, base
             packet.pts = stamps[index]
@@ -193,13 +196,17 @@ def _begins(pieces: Sequence[Piece]) -> list[int]:
     return begins
 
 
-def _packets_of(piece: Piece) -> Iterator[tuple[int, Packet]]:
+def _packets_of(piece: Piece, filters: Mapping[str, str]) -> Iterator[tuple[int, Packet]]:
     """Packets of a piece in the order of decoding, each with its frame's number there."""
     import av
+    from av.bitstream import BitStreamFilterContext
 
     with av.open(str(piece.path)) as container:
-        for packet in container.demux(container.streams.video[0]):
-            if packet.size:
+        stream = container.streams.video[0]
+        name = filters.get(stream.codec_context.codec.canonical_name)
+        filter = BitStreamFilterContext(name, stream) if name else None
+        for read in container.demux(stream):
+            for packet in (filter.filter(read) if filter else [read]) if read.size else ():
                 yield round(packet.pts * Fraction(packet.time_base.numerator, packet.time_base.denominator) / PIECE_TIME_BASE), packet
 
 
