@@ -12,7 +12,7 @@ from hicast import __version__
 from hicast.config.problems import name_advice
 from hicast.controls import CONTROLS, ExtractorKind, find_extractor
 from hicast.controls.store import MapFolder, MapSource, find_sources
-from hicast.errors import InputError, ModelError, UsageError
+from hicast.errors import InputError, ModelError, OutputError, UsageError
 from hicast.io.files import check_target
 from hicast.io.images import Picture, load_picture, save_picture
 
@@ -179,6 +179,9 @@ class Extraction:
             self.skipped.append(str(target))
             return True
         if not folder.has(source, self.entry(source, folder.control)):
+            changes = folder.changes(source, self.entry(source, folder.control))
+            if changes and target.is_file() and not self.overwrite:
+                raise OutputError(f"{target}: expected no map, or one drawn just so, found one of {changes}; add --overwrite to draw anew, or --skip-existing")
             check_target(target, self.overwrite)
         return False
 

@@ -99,7 +99,7 @@ def test_what_is_finished_is_not_drawn_again_unless_something_has_changed(place,
     assert _run(capsys, "photos", "--controls", "depth", "-o", "maps", "--overwrite")[1] and _Brightness.seen == 4
     Image.new("RGB", (50, 50)).save("photos/a.jpg")
     code, lines, err = _run(capsys, "photos", "--controls", "depth", "-o", "maps")
-    assert (code, lines) == (1, []) and "maps/depth/a.png: expected no such file, found one; choose another name or add --overwrite" in err
+    assert (code, lines) == (1, []) and "maps/depth/a.png: expected no map, or one drawn just so, found one of another source; add --overwrite" in err
     code, lines, _ = _run(capsys, "photos", "--controls", "depth", "-o", "maps", "--skip-existing")
     assert (code, lines, Path("maps/depth/sub/b.png").stat().st_mtime_ns > before) == (0, [], True)
 
@@ -107,7 +107,12 @@ def test_what_is_finished_is_not_drawn_again_unless_something_has_changed(place,
 def test_another_extractor_or_size_is_another_map(place, capsys):
     _run(capsys, "photos/a.jpg", "--controls", "edge", "-o", "maps")
     code, _, err = _run(capsys, "photos/a.jpg", "--controls", "edge", "-o", "maps", "--extractor", "edge=canny")
-    assert code == 1 and "expected no such file, found one" in err
+    assert code == 1 and "found one of extractor soft; add --overwrite to draw anew, or --skip-existing" in err
+    code, _, err = _run(capsys, "photos/a.jpg", "--controls", "edge", "-o", "maps", "--size", "32")
+    assert code == 1 and "found one of size its own; add --overwrite" in err
+    Path("maps/edge/controls.json").unlink()
+    code, _, err = _run(capsys, "photos/a.jpg", "--controls", "edge", "-o", "maps")
+    assert code == 1 and "a.png: expected no such file, found one; choose another name or add --overwrite" in err
     code, lines, _ = _run(capsys, "photos/a.jpg", "--controls", "edge", "-o", "maps", "--extractor", "edge=canny", "--size", "32", "--overwrite")
     assert code == 0 and _pixels("maps/edge/a.png").shape == (32, 48, 3)
     assert json.loads(Path("maps/edge/controls.json").read_text())["maps"]["a.png"]["extractor"] == "canny"

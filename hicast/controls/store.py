@@ -134,6 +134,16 @@ class MapFolder:
         found = self.maps.get(source.name.as_posix())
         return found is not None and _deciding(found) == _deciding(entry) and self.target(source).is_file()
 
+    def changes(self, source: MapSource, entry: dict[str, Any]) -> str | None:
+        """What decides how the map of a source looks and has changed since it was drawn, in words; None for a map of unknown origin."""
+        found = self.maps.get(source.name.as_posix())
+        if found is None:
+            return None
+        now, then = _deciding(entry), _deciding(found)
+        changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+        said = [f"{key} {then.get(key) or 'its own'}" for key in changed if key in entry]
+        return ", ".join(said + ["another source"] * (len(said) < len(changed)))
+
     def add(self, source: MapSource, entry: dict[str, Any]) -> None:
         """Note a map that is finished, and save the manifest now and then."""
         self.maps[source.name.as_posix()] = entry
