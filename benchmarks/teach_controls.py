@@ -54,16 +54,21 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4000)
     parser.add_argument("--minutes", type=float, default=10, help="of computing")
     parser.add_argument("--from", dest="start", type=Path, help="a net of this kind to go on with")
+    parser.add_argument("--keep", type=float, default=0.0, help="share of the weights of --from in what is written: a mean of both is steadier in clips")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate at the beginning")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if not 0 <= given.keep <= (1 if given.start else 0):
+        parser.error(f"--keep: expected a share from 0 to 1 of the weights of --from, found {given.keep}")
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     teacher = open_teacher(given.kind, given.teacher)
     views = collect(given.kind, given.photos, given.clips, teacher, given.cache, given.views, given.seed)
     start = load_map_net(given.start) if given.start else None
     for net in teach(given.kind, views, given.minutes * 60, given.rate, given.seed, start):
+        if start is not None:
+            net.load_state_dict({name: torch.lerp(value, start.state_dict()[name], given.keep) for name, value in net.state_dict().items()})
         save_map_net(net, given.output, {"kind": given.kind, "teacher": given.teacher.name})
     print(f"{given.output}: {sum(part.numel() for part in net.parameters())} weights, {given.output.stat().st_size} bytes")
 
