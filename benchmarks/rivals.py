@@ -13,6 +13,9 @@ from diffusers import DDIMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
+from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.latent_moments import painting_moments
+from hicast.models.coloring import colored
 from hicast.pipeline import HiCastPipeline
 
 MAGENTA_SIZE, MAGENTA_STYLE_SIZE = 384, 256
@@ -31,6 +34,7 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
     scheduler.set_timesteps(steps)
     code = pipeline.style_encoder(painting)
     style, context = code.vector.to(dtype), (pipeline.context if code.tokens is None else code.tokens).to(dtype)
+    moments = painting_moments(LatentCodec(pipeline.autoencoder), painting, min(painting.shape[-2:])) if model.coloring else None
     encoded = pipeline.autoencoder.encode(photo.to(dtype)).float()
     std, mean = torch.std_mean(encoded, dim=(2, 3), keepdim=True)
     content = ((encoded - mean) / std).to(dtype)
@@ -45,6 +49,8 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
         prediction = unet(joined, timestep, context, class_labels=style, timestep_cond=scale).sample.float()
         if model.content_skip:
             prediction = prediction + modulated.float()
+        if model.coloring:
+            prediction = colored(prediction, moments, torch.tensor([model.coloring]))
         latents = scheduler.step(prediction, timestep, latents).prev_sample
     return pipeline.autoencoder.decode(latents.to(dtype)).float().clamp(-1, 1)
 

@@ -18,7 +18,8 @@ def colored(latents: Tensor, style: LatentMoments, strength: Tensor) -> Tensor:
     transport between Gaussians (for style transfer: Lu et al., arXiv 1906.00668; whitening and coloring: Li et al., arXiv 1705.08086). Computed in
     float32, whatever the surroundings; differentiable in `latents`.
     """
-    with torch.autocast(latents.device.type, enabled=False):
+    surroundings = "cpu" if latents.is_meta else latents.device.type  # autocast knows no meta tensors
+    with torch.autocast(surroundings, enabled=False):
         flat = latents.float().flatten(2)
         own = LatentMoments.of(latents)
         floor = FLOOR * style.covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(flat.shape[1], device=flat.device)

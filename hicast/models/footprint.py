@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.latent_moments import LatentMoments
 from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode
 from hicast.io.bases import TEMPORAL, find_adapters, load_index, with_bases
 from hicast.models.fused_attention import FusedAttention
@@ -114,7 +115,8 @@ class Footprint:
         grid, unet = self.parts["style_encoder"].config.token_grid, model.unet.config
         wide = unet.encoder_hid_dim or unet.cross_attention_dim
         tokens = _meta(1, grid**2, TOKEN_DIM) if grid else _meta(1, _TEXT_TOKENS, wide)
-        conditions = Conditions.of(latents, StyleCode(_meta(1, STYLE_DIM)), tokens, style_scale=1.0)
+        moments = LatentMoments(_meta(1, latents.shape[1]), _meta(1, latents.shape[1], latents.shape[1]))
+        conditions = Conditions.of(latents, StyleCode(_meta(1, STYLE_DIM), moments=moments), tokens, style_scale=1.0)
         layers = self.parts.get(TEMPORAL)
         if layers:
             layers.inject(model.unet)

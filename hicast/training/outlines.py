@@ -13,6 +13,7 @@ from hicast.config.layers import merge
 from hicast.config.model import ModelConfig
 from hicast.config.train import OF_LATENTS, AutoencoderTraining, ImageTraining, RepaintTraining
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder, with_learning_decoder
+from hicast.encoders.latent_moments import LatentMoments
 from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
 from hicast.losses.blocks import blockiness
@@ -120,7 +121,9 @@ def predict(model: HiCastModel, latents: Tensor, token_grid: int, residuals: Res
     """The net on meta `latents` (batch, channels, height, width), with style tokens or a text context of the usual length."""
     width = model.unet.config.encoder_hid_dim or model.unet.config.cross_attention_dim
     tokens = meta(1, token_grid**2, TOKEN_DIM) if token_grid else meta(1, _TEXT_TOKENS, width)
-    conditions = Conditions.of(latents, StyleCode(meta(1, STYLE_DIM)), tokens, residuals, 1.0)
+    channels = latents.shape[1]
+    moments = LatentMoments(meta(1, channels), meta(1, channels, channels))
+    conditions = Conditions.of(latents, StyleCode(meta(1, STYLE_DIM), moments=moments), tokens, residuals, 1.0)
     return model(latents, meta(), conditions)
 
 
