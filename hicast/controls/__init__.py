@@ -142,7 +142,7 @@ CONTROLS = {
     "seg": Control(
         {
             "regions": ExtractorKind(_regions, differentiable=True),
-            "person": ExtractorKind(_person, True, "a .safetensors file, as benchmarks/teach_controls.py writes it"),
+            "person": ExtractorKind(_person, True),
             "oneformer-coco": ExtractorKind(_oneformer, False, "the folder of shi-labs/oneformer_coco_swin_large"),
         },
         default="regions",

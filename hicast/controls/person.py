@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hicast.controls import Weights, missing_weights
+from hicast.controls import Weights
 from hicast.controls.map_net import SHIPPED, MapNet, load_map_net
 
 SIDE = 256
@@ -30,8 +30,5 @@ class PersonMask(nn.Module):
 
 
 def load_person(weights: Weights = None) -> PersonMask:
-    """The net with weights from a file; frozen, in float32. Raises ModelError where there is none, or another one."""
-    path = SHIPPED / "person.safetensors" if weights is None else Path(weights)
-    if not path.is_file():
-        raise missing_weights("person", weights)
-    return PersonMask(load_map_net(path))
+    """The net with the shipped weights, or with those of a file; frozen, in float32. Raises ModelError for another file."""
+    return PersonMask(load_map_net(SHIPPED / "person.safetensors" if weights is None else Path(weights)))
