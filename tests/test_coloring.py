@@ -10,11 +10,12 @@ import torch
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.latent_moments import LatentMoments, mix_moments, painting_moments
 from hicast.encoders.style import StyleCode, blend_styles
-from hicast.errors import ModelError
+from hicast.errors import ModelError, UsageError
 from hicast.models import coloring
 from hicast.models.coloring import InverseRoot, colored
 from hicast.models.hicast_model import FLAGS_FILE, Conditions, HiCastModel, stack_conditions
 from hicast.models.tiling import predict_in_tiles
+from hicast.training.start import check_coloring
 
 CHANNELS = 8
 
@@ -135,3 +136,10 @@ def test_pipeline_colors_by_the_painting(make_pipeline):
         return (LatentMoments.of(LatentCodec(pipeline.autoencoder).encode(image)).mean - expected.mean).norm()
 
     assert away(result) < away(plain)
+
+
+def test_only_a_net_that_predicts_latents_can_color_them():
+    check_coloring(0.5, {"prediction_type": "sample"})
+    check_coloring(0.0, {})
+    with pytest.raises(UsageError, match="coloring: expected 0 for a net that predicts epsilon, not latents, found 0.5; set coloring=0"):
+        check_coloring(0.5, {})

@@ -31,10 +31,6 @@ class LatentMoments:
         """The same for a `batch`; these are of that batch or of 1."""
         return LatentMoments(self.mean.expand(batch, -1), self.covariance.expand(batch, -1, -1))
 
-    def to(self, device: torch.device) -> LatentMoments:
-        """The same on `device`."""
-        return LatentMoments(self.mean.to(device), self.covariance.to(device))
-
 
 def mix_moments(moments: Sequence[LatentMoments], shares: Sequence[float]) -> LatentMoments:
     """Moments of a mixture that has `shares` (sum 1) of latents with these `moments`."""

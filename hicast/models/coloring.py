@@ -39,7 +39,7 @@ class InverseRoot(torch.autograd.Function):
     @staticmethod
     def forward(context, matrices: Tensor) -> Tensor:
         """The roots; matrices are taken to be symmetric."""
-        values, vectors = torch.linalg.eigh(matrices)
+        values, vectors = _eigen(matrices)
         roots = values.clamp_min(SMALLEST).sqrt()
         context.save_for_backward(roots, vectors)
         return vectors / roots[:, None, :] @ vectors.transpose(1, 2)
@@ -59,5 +59,13 @@ SMALLEST = 1e-12
 
 def _power(matrices: Tensor, exponent: float) -> Tensor:
     """Powers of symmetric positive matrices (batch, n, n)."""
-    values, vectors = torch.linalg.eigh(matrices)
+    values, vectors = _eigen(matrices)
     return vectors * values.clamp_min(SMALLEST).pow(exponent)[:, None, :] @ vectors.transpose(1, 2)
+
+
+def _eigen(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of symmetric `matrices`, found on the CPU where the device is an Apple GPU, for which torch has no way to."""
+    if matrices.device.type != "mps":
+        return torch.linalg.eigh(matrices)
+    values, vectors = torch.linalg.eigh(matrices.cpu())
+    return values.to(matrices.device), vectors.to(matrices.device)

@@ -115,8 +115,7 @@ class Footprint:
         grid, unet = self.parts["style_encoder"].config.token_grid, model.unet.config
         wide = unet.encoder_hid_dim or unet.cross_attention_dim
         tokens = _meta(1, grid**2, TOKEN_DIM) if grid else _meta(1, _TEXT_TOKENS, wide)
-        moments = LatentMoments(_meta(1, latents.shape[1]), _meta(1, latents.shape[1], latents.shape[1]))
-        conditions = Conditions.of(latents, StyleCode(_meta(1, STYLE_DIM), moments=moments), tokens, style_scale=1.0)
+        conditions = Conditions.of(latents, StyleCode(_meta(1, STYLE_DIM), moments=LatentMoments.of(latents[:1])), tokens, style_scale=1.0)
         layers = self.parts.get(TEMPORAL)
         if layers:
             layers.inject(model.unet)

@@ -121,9 +121,8 @@ def predict(model: HiCastModel, latents: Tensor, token_grid: int, residuals: Res
     """The net on meta `latents` (batch, channels, height, width), with style tokens or a text context of the usual length."""
     width = model.unet.config.encoder_hid_dim or model.unet.config.cross_attention_dim
     tokens = meta(1, token_grid**2, TOKEN_DIM) if token_grid else meta(1, _TEXT_TOKENS, width)
-    channels = latents.shape[1]
-    moments = LatentMoments(meta(1, channels), meta(1, channels, channels))
-    conditions = Conditions.of(latents, StyleCode(meta(1, STYLE_DIM), moments=moments), tokens, residuals, 1.0)
+    style = StyleCode(meta(1, STYLE_DIM), moments=LatentMoments.of(latents[:1].detach()))
+    conditions = Conditions.of(latents, style, tokens, residuals, 1.0)
     return model(latents, meta(), conditions)
 
 

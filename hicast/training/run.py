@@ -88,6 +88,7 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
     pipeline = _fresh_pipeline(settings, opening, config, folder) if fresh else _earlier_pipeline(settings, opening, config, folder)
     if settings.coloring is not None:
         pipeline.model.coloring = settings.coloring
+    start.check_coloring(pipeline.model.coloring, pipeline.scheduler_config)
     pipeline.index |= {"defaults": config.defaults, "noise_scale": config.noise_scale, "style_side": settings.style_side}
     stage = stage_class(pipeline.scheduler_config.get("prediction_type", "epsilon"), settings)
     return stage(settings, settings.content, settings.style, pipeline, _cache(opening), fit_style=fresh, device=opening.device,

@@ -59,6 +59,13 @@ def check_base(base: str | None, start: str | None, model: str, config: ModelCon
         raise UsageError(f"--base: expected a model that is made of Stable Diffusion (--model sd15), found --model {model}; drop one")
 
 
+def check_coloring(coloring: float, scheduler: Mapping[str, Any]) -> None:
+    """Raise UsageError where noise would be colored: only latents can be brought to the moments of a painting's."""
+    predicted = scheduler.get("prediction_type", "epsilon")
+    if coloring and predicted != "sample":
+        raise UsageError(f"coloring: expected 0 for a net that predicts {predicted}, not latents, found {coloring:g}; set coloring=0")
+
+
 def part_config(folder: Path) -> dict[str, Any]:
     """The configuration of one part of a model folder, without diffusers' own keys."""
     return {key: value for key, value in load_json(folder / CONFIG_FILE).items() if not key.startswith("_")}
