@@ -35,7 +35,7 @@ NOISE = {
 }  # fmt: skip
 """A net of the published kind: it predicts noise, and has a constant context in place of style tokens."""
 
-ALL = {"control": 1.0, "style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "lattice": 1.0, "repetition": 1.0, "latent": 1.0}
+ALL = {"control": 1.0, "style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "relief": 1.0, "lattice": 1.0, "repetition": 1.0, "latent": 1.0}
 LIGHT = {"adapter_type": "light_adapter", "num_res_blocks": 1}
 
 

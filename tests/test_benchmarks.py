@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import T2IAdapter
 
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.models.hicast_model import HiCastModel
+from hicast.models.temporal import TemporalLayers
+from hicast.models.temporal_layers import TemporalAttention, TemporalConvolution
 from hicast.models.unet import ContentProjection, build_unet
 from hicast.pipeline import HiCastPipeline
 
@@ -143,3 +146,46 @@ def test_the_mean_of_two_models_lies_between(benchmark, model, tmp_path, monkeyp
         begin, end = (getattr(pipeline, part).state_dict() for pipeline in (first, other))
         for name, value in getattr(found, part).state_dict().items():
             torch.testing.assert_close(value, begin[name].lerp(end[name], wanted), atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def strengthen(benchmark):
+    """The script that makes parts of a model stronger; `benchmark` finds it."""
+    return importlib.import_module("strengthen")
+
+
+@torch.no_grad()
+def test_a_stronger_adapter_adds_as_much_more_at_every_level(strengthen):
+    adapter = T2IAdapter(3, [32, 32, 64], adapter_type="light_adapter", num_res_blocks=1, downscale_factor=8)
+    control = torch.rand(1, 3, 64, 64)
+    before = adapter(control)
+    strengthen.strengthen_adapter(adapter, 2.5)
+    for was, found in zip(before, adapter(control), strict=True):
+        torch.testing.assert_close(found, 2.5 * was, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_temporal_layers_go_further_on_their_way_from_the_identity(strengthen):
+    convolution, attention, hidden = TemporalConvolution(4, 2), TemporalAttention(8, 2), torch.rand(3, 4, 5, 6)
+    torch.nn.init.normal_(convolution.weight)
+    torch.nn.init.normal_(attention.attention.to_out[0].weight)
+    tokens = torch.rand(3, 7, 8)
+    before = convolution(hidden, 3) - hidden, attention(tokens, 3) - tokens
+    strengthen.strengthen_temporal(torch.nn.ModuleList([convolution, attention]), 1.5)
+    after = convolution(hidden, 3) - hidden, attention(tokens, 3) - tokens
+    for was, found in zip(before, after, strict=True):
+        torch.testing.assert_close(found, 1.5 * was, atol=1e-4, rtol=1e-4)
+
+
+def test_a_strengthened_model_is_written_whole_and_unknown_adapters_are_named(strengthen, model, tmp_path):
+    pipeline = HiCastPipeline.from_pretrained(model, "cpu", "float32")
+    pipeline.temporal = TemporalLayers.for_unet(pipeline.model.unet)
+    for parameter in pipeline.temporal.parameters():
+        torch.nn.init.normal_(parameter)
+    pipeline.save_pretrained(tmp_path / "start")
+    strengthen.main([str(tmp_path / "start"), "--temporal", "0", "--output", str(tmp_path / "none")])
+    weights = HiCastPipeline.from_pretrained(tmp_path / "none", "cpu", "float32").temporal.state_dict()
+    assert all(value.abs().max() == 0 for name, value in weights.items() if name.startswith("convolutions.") and name.endswith("bias"))
+    with pytest.raises(SystemExit):
+        strengthen.main([str(tmp_path / "start"), "--adapter", "edge=2", "--output", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()

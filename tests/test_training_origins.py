@@ -1,5 +1,6 @@
 """What a run stands on is known again where it has moved, and told where it is another."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_frozen_nets_are_known_by_their_weights():
     assert _changed(_nets(), _nets(net=torch.nn.Linear(2, 2), context=None)) == {"weights of the net", "text context"}
     assert _changed(_nets(), _nets(autoencoder=ResidualAutoencoder(8, (4, 8, 8)))) == {"weights of the autoencoder"}
     assert _changed(_nets(), _nets(style_encoder=encoder)) == {"weights of the style encoder"}
+
+
+def test_a_net_that_colors_is_another_than_one_that_does_not():
+    plain = torch.nn.Linear(2, 2)
+    coloring = copy.deepcopy(plain)
+    coloring.coloring = 0.5
+    assert _changed(_nets(net=plain), _nets(net=coloring)) == {"coloring of the net"}
+    assert _changed(_nets(net=plain, fresh=True), _nets(net=coloring, fresh=True)) == {"coloring of the net"}
 
 
 def test_what_is_made_from_the_data_is_left_to_the_digest_of_the_data():

@@ -10,7 +10,7 @@ from pydantic import Field
 from hicast.config.train_run import NumberRange, Positive, RateRange, Share, ShareOrRange, Side, TrainSettings, Weight
 
 UNPUBLISHED_TERMS = frozenset(
-    ("distribution", "color", "transport", "contextual", "content", "lattice", "repetition", "clouds", "blocks", "reconstruction",
+    ("distribution", "color", "transport", "contextual", "content", "relief", "lattice", "repetition", "clouds", "blocks", "reconstruction",
      "target_latent", "target", "target_texture", "target_gram", "target_color")
 )
 """Loss terms of the image stage that the published method lacks."""
@@ -81,7 +81,7 @@ class ImageTraining(RepaintTraining):
     targets: Path | None = None
     """Folder of another method's results to learn from: `pairs.csv` (content,style) and result k of it as `k.jpg`."""
     losses: dict[Literal["style", "distribution", "gram", "color", "transport", "contextual", "content",
-                         "lattice", "repetition", "clouds", "blocks", "reconstruction", "latent", "noise", "target_latent", "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
+                         "relief", "lattice", "repetition", "clouds", "blocks", "reconstruction", "latent", "noise", "target_latent", "target", "target_texture", "target_gram", "target_color", "adversarial", "patch"], Weight] = {
         "style": 6.0, "content": 0.6, "lattice": 3.0, "latent": 1.0
     }  # fmt: skip
     target_layers: dict[str, float] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_1": 1.0}
@@ -132,7 +132,7 @@ class AdapterTraining(RepaintTraining):
     """Files or folders of weights by the name of the extractor."""
     maps: Path | None = None
     """Folder of maps drawn before, a mirror of the content folder with the same stems, as .png."""
-    losses: dict[Literal["control", "style", "distribution", "gram", "color", "content", "lattice", "repetition", "clouds", "blocks", "latent"],
+    losses: dict[Literal["control", "style", "distribution", "gram", "color", "content", "relief", "lattice", "repetition", "clouds", "blocks", "latent"],
                  Weight] = {"control": 1.0, "style": 0.05}  # fmt: skip
     drop_style: Share = 0.1
     drop_content: Share = 0.3

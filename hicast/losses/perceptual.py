@@ -182,6 +182,24 @@ def repetition(image: Tensor, content: Tensor, slack: float = 0.15) -> Tensor:
     return (ours - theirs.clamp_min(0) - slack).clamp_min(0).square().mean((1, 2, 3)) * len(_SHIFTS)
 
 
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def relief_distance(image: Tensor, content: Tensor, box: int = 13) -> Tensor:
+    """How far the fine light and shade of `image` is from that of `content`, per sample (batch,); 1 where it has none.
+
+    Both are (batch, 3, height, width) in [-1, 1]; compared is the luma less its mean in a box of `box` pixels, as a squared distance
+    over the content's own energy. It says nothing of colours nor of broad light: a net of depth lives on what is left.
+    """
+    luma = image.new_tensor(_LUMA).view(1, 3, 1, 1)
+    ours, theirs = (_high_pass((picture.float() * luma).sum(1, keepdim=True), box) for picture in (image, content))
+    return (ours - theirs).square().mean((1, 2, 3)) / (theirs.square().mean((1, 2, 3)) + _FAINT)
+
+
+_FAINT = 1e-3
+"""Energy of fine light and shade that no photo must be held to more exactly for being faint, about 4 of 255 levels."""
+
+
 def _local_correlations(image: Tensor, box: int = 17, window: int = 32) -> Tensor:
     """Autocorrelation (batch, shifts, rows, columns) of the high-passed image in windows of `window` pixels."""
     high = _high_pass(image, box)

@@ -22,6 +22,7 @@ from hicast.losses.perceptual import (
     gram,
     laplacian,
     lattice_energy,
+    relief_distance,
     repetition,
     style_distance,
 )
@@ -145,6 +146,10 @@ def _content(judged: Judged) -> Tensor:
     return judged.held * content_distance(judged.features, judged.content, judged.settings.content_layers)
 
 
+def _relief(judged: Judged) -> Tensor:
+    return judged.held * relief_distance(judged.decoded, judged.photo)
+
+
 def _lattice(judged: Judged) -> Tensor:
     return lattice_energy(judged.decoded)
 
@@ -213,6 +218,7 @@ TERMS: dict[str, Term] = {
     "transport": _transport,
     "contextual": _contextual,
     "content": _content,
+    "relief": _relief,
     "lattice": _lattice,
     "repetition": _repetition,
     "clouds": _clouds,

@@ -35,7 +35,9 @@ def frozen_digests(net: nn.Module | None, autoencoder: nn.Module | None, style_e
         "weights of the style encoder": style_encoder.vgg if fresh else style_encoder,
         "text context": context,
     }
-    return {name: weights_digest(module).hex() for name, module in found.items() if module is not None}
+    digests = {name: weights_digest(module).hex() for name, module in found.items() if module is not None}
+    coloring = getattr(net, "coloring", 0.0)
+    return digests | ({"coloring of the net": f"{coloring:g}"} if coloring else {})
 
 
 def files_digest(places: Sequence[Path], sources: Sequence[Source]) -> str:

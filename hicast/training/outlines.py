@@ -19,7 +19,7 @@ from hicast.encoders.vgg import STYLE_TAPS, Vgg16
 from hicast.losses.blocks import blockiness
 from hicast.losses.clouds import cloudiness
 from hicast.losses.color import color_quantiles
-from hicast.losses.perceptual import feature_quantiles, gram, instance_normalize, lattice_energy, layer_statistics, repetition
+from hicast.losses.perceptual import feature_quantiles, gram, instance_normalize, lattice_energy, layer_statistics, relief_distance, repetition
 from hicast.losses.targets import local_deviation
 from hicast.losses.transport import neighbourhoods
 from hicast.models.adapters import Residuals
@@ -113,7 +113,7 @@ def _neighbourhoods(layer: Tensor) -> Tensor:
 def of_picture(settings: RepaintTraining, decoded: Tensor) -> Iterator[Tensor]:
     """What the terms in use compute from the decoded picture."""
     measures = {"color": color_quantiles, "lattice": lattice_energy, "repetition": lambda image: repetition(image, image.detach()),
-                "clouds": lambda image: cloudiness(image, image.detach()), "blocks": blockiness}  # fmt: skip
+                "relief": lambda image: relief_distance(image, image.detach()), "clouds": lambda image: cloudiness(image, image.detach()), "blocks": blockiness}  # fmt: skip
     yield from (measure(decoded) for term, measure in measures.items() if settings.losses.get(term))
 
 

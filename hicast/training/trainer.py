@@ -31,7 +31,7 @@ class Trainer:
             if value.requires_grad
         }
         settings = self.settings
-        optimizer = torch.optim.AdamW(_groups(settings, modules), lr=settings.learning_rate)
+        optimizer = torch.optim.AdamW(_groups(settings, modules), lr=settings.learning_rate, fused=True)
         averages = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.training = Training(modules, optimizer, averages)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled="float16" in (settings.autocast, settings.frozen_dtype))
