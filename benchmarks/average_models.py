@@ -1,9 +1,10 @@
-"""The mean of the nets of several models, as a model.
+"""The mean of the nets of several models, and of adapters that all of them have, as a model.
 
     python benchmarks/average_models.py RUN RUN... --output FOLDER [--shares 0.6 0.4] [--keep-decoder]
 
 Ends of one training, some way apart, average to a net that often is better than any of them ("model soups", arXiv 2203.05482). U-Net, content
-projection and autoencoder are averaged, with `--keep-decoder` the autoencoder is that of the first model; all other parts are the first's.
+projection and autoencoder are averaged, with `--keep-decoder` the autoencoder is that of the first model, and adapters where every model has
+the same; all other parts are the first's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def main() -> None:
     if len(shares) != len(options.models) or abs(sum(shares) - 1) > 1e-6:
         parser.error(f"--shares: expected {len(options.models)} that make 1, found {shares}")
     pipelines = [HiCastPipeline.from_pretrained(name, "cpu", "float32") for name in options.models]
-    for part in ("model",) if options.keep_decoder else ("model", "autoencoder"):
+    same_adapters = len({pipeline.adapters.names for pipeline in pipelines}) == 1
+    for part in ("model", *["autoencoder"] * (not options.keep_decoder), *["adapters"] * same_adapters):
         states = [getattr(pipeline, part).state_dict() for pipeline in pipelines]
         if any({name: value.shape for name, value in state.items()} != {name: value.shape for name, value in states[0].items()} for state in states):
             parser.error(f"expected parts of one shape, found others in {part}; give ends of the same training")

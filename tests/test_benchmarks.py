@@ -12,6 +12,7 @@ from diffusers import T2IAdapter
 
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
+from hicast.models.adapters import AdapterSet
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.temporal import TemporalLayers
 from hicast.models.temporal_layers import TemporalAttention, TemporalConvolution
@@ -135,14 +136,17 @@ def test_full_size_measures_and_its_table_holds_the_ratios(full_size, monkeypatc
 @pytest.mark.parametrize(("words", "share", "decoder"), [([], 0.5, 0.5), (["--shares", "0.8", "0.2"], 0.2, 0.2), (["--keep-decoder"], 0.5, 0)])
 def test_the_mean_of_two_models_lies_between(benchmark, model, tmp_path, monkeypatch, capsys, words, share, decoder):
     first, other = (HiCastPipeline.from_pretrained(model, "cpu", "float32") for _ in range(2))
-    for part in (other.model, other.autoencoder):
+    for pipeline in (first, other):
+        pipeline.adapters = AdapterSet({"edge": T2IAdapter(3, [32, 32], adapter_type="light_adapter", num_res_blocks=1, downscale_factor=8)}, (32, 32))
+    first.save_pretrained(tmp_path / "first")
+    for part in (other.model, other.autoencoder, other.adapters):
         for parameter in part.parameters():
             parameter.data = parameter.data + torch.randn_like(parameter)
     other.save_pretrained(tmp_path / "other")
-    monkeypatch.setattr(sys, "argv", ["average_models.py", str(model), str(tmp_path / "other"), "--output", str(tmp_path / "mean"), *words])
+    monkeypatch.setattr(sys, "argv", ["average_models.py", str(tmp_path / "first"), str(tmp_path / "other"), "--output", str(tmp_path / "mean"), *words])
     importlib.import_module("average_models").main()
     found = HiCastPipeline.from_pretrained(tmp_path / "mean", "cpu", "float32")
-    for part, wanted in (("model", share), ("autoencoder", decoder)):
+    for part, wanted in (("model", share), ("autoencoder", decoder), ("adapters", share)):
         begin, end = (getattr(pipeline, part).state_dict() for pipeline in (first, other))
         for name, value in getattr(found, part).state_dict().items():
             torch.testing.assert_close(value, begin[name].lerp(end[name], wanted), atol=1e-5, rtol=1e-5)

@@ -165,8 +165,8 @@ class HiCastModel(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `unet/`, `content_projection/` (diffusers layout) and the flags into `folder`; raises OutputError."""
         folder = Path(folder)
-        save_module(self.unet, folder / "unet", dtype)
-        save_module(self.content_projection, folder / "content_projection", dtype)
+        for name, module in (("unet", self.unet), ("content_projection", self.content_projection)):
+            save_module(module, folder / name, dtype, {"component": name})
         save_json({"content_skip": self.content_skip} | ({"coloring": self.coloring} if self.coloring else {}), folder / FLAGS_FILE)
 
     @classmethod

@@ -80,12 +80,11 @@ def read_parts(name: str | Path, adapters: Mapping[str, str | Path]) -> tuple[di
 def write_parts(parts: Mapping[str, Any], about: Mapping[str, Mapping[str, str]], folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write what `read_parts` gives to `folder`, which then needs no base, with weights as `dtype` if given; raises OutputError."""
     parts["model"].save_pretrained(folder, dtype)
-    save_module(parts["autoencoder"], folder / "vae", dtype)
-    save_module(parts["style_encoder"], folder / "style_encoder", dtype)
+    for name, part in (("vae", "autoencoder"), ("style_encoder", "style_encoder"), (TEMPORAL, "temporal")):
+        if parts[part] is not None:
+            save_module(parts[part], folder / name, dtype, {"component": name})
     for name, adapter in parts["adapters"].items():
-        save_module(adapter, folder / ADAPTERS / name, dtype, about.get(name))
-    if parts["temporal"] is not None:
-        save_module(parts["temporal"], folder / TEMPORAL, dtype)
+        save_module(adapter, folder / ADAPTERS / name, dtype, {"component": "adapter", "control": name} | dict(about.get(name, {})))
     (folder / "scheduler").mkdir(exist_ok=True)
     save_json(parts["scheduler_config"], folder / "scheduler" / "scheduler_config.json")
     if parts["context"] is not None:
