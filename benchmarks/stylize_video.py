@@ -1,5 +1,7 @@
 """How fast videos are painted: frames per second from file to file, the share of it in the nets, and the memory of short and long clips.
 
+Presets come with their adapters, whose maps are drawn of every frame; `frame by frame` is the first preset without temporal layers.
+
 Run it on an idle machine: `python benchmarks/stylize_video.py CLIP PAINTING`. Every row is a fresh process; rows take turns.
 """
 
@@ -23,7 +25,7 @@ import numpy as np
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 SHARE_GOAL, GROWTH_GOAL = 0.85, 1.1
-MAGENTA = "Magenta"
+MAGENTA, PICTURES = "Magenta", "frame by frame"
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -35,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         clip = cut_clip(options.clip, Path(folder) / "clip.mp4", options.frames, options.side)
-        names = [*options.presets, *([f"temporal:{options.temporal}"] if options.temporal else []), MAGENTA]
+        names = [*options.presets, *([f"temporal:{options.temporal}"] if options.temporal else []), PICTURES, MAGENTA]
         rounds = [{name: measure(options, name, clip) for name in names} for _ in range(options.rounds)]
         rows = [row for name in names if (row := middle([found[name] for found in rounds]))]
         if options.long:
@@ -84,7 +86,7 @@ def cut_clip(source: Path, target: Path, frames: int, side: int) -> Path:
 
 def measure(options: argparse.Namespace, name: str, clip: Path) -> dict[str, Any] | None:
     """The figures of one row from a fresh process; None where it cannot be had."""
-    passed = ["--threads", str(options.threads), "--side", str(options.side), "--engine", options.engine, "--worker", name, str(clip)]
+    passed = ["--presets", ",".join(options.presets), "--threads", str(options.threads), "--side", str(options.side), "--engine", options.engine, "--worker", name, str(clip)]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, __file__, str(options.clip), str(options.painting), *passed]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -114,24 +116,43 @@ def work(options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def own_painter(options: argparse.Namespace, name: str, spent: dict[str, float]) -> Any:
-    """Window and context, and the painter of a preset, or of a model with temporal layers in the first preset."""
+    """Window and context, and the painter of a preset, or of a model with temporal layers or of one without them in the first preset."""
+    import torch
     from timing import NetTimer
 
     from hicast.config.stylize import resolve_stylize, stylize_layers
+    from hicast.controls import find_extractor
     from hicast.io.images import load_picture, to_pixels, to_tensor
     from hicast.pipeline import HiCastPipeline
 
     kind, _, folder = name.partition(":")
     pipeline = HiCastPipeline.from_pretrained(folder or "compact", "cpu", engine=options.engine)
-    settings = resolve_stylize(stylize_layers("stylize-video", "balanced" if folder else kind)[1], pipeline.defaults)
+    preset = options.presets[0] if folder or name == PICTURES else kind
+    settings = resolve_stylize(stylize_layers("stylize-video", preset)[1], pipeline.defaults)
+    if name == PICTURES:
+        pipeline.temporal = None
     code = pipeline.encode_style([(to_tensor(load_picture(options.painting).pixels), 1.0)])
     timer, video = NetTimer(pipeline), settings.video
+
+    def timed(draw: Any) -> Any:
+        def drawn(picture: torch.Tensor) -> torch.Tensor:
+            start = perf_counter()
+            with torch.inference_mode():
+                found = draw(picture)
+            spent["nets"] += perf_counter() - start
+            return found
+
+        return drawn
+
+    kinds = {control: find_extractor(control, pipeline.about[control].get("extractor"))[1] for control in settings.adapters}
+    controls = {control: timed(kind.open(None, pipeline.device, torch.float32)) for control, kind in kinds.items()}
     context = video.overlap if pipeline.looks_back else 0
 
     def paint(frames: Iterator[np.ndarray], first: int, lead: int) -> Iterator[np.ndarray]:
         painted = pipeline.stylize_video(
             (to_tensor(pixels) for pixels in frames), code, style_scale=settings.style_scale, content_scale=settings.content_scale,
             steps=settings.steps, window=video.window, overlap=context, shared_noise=video.shared_noise, size=options.side, first=first, lead=lead,
+            controls=controls, adapters=settings.adapters,
         )  # fmt: skip
         before = timer.total
         yield from (to_pixels(image) for image in painted)
