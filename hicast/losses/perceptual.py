@@ -122,8 +122,8 @@ def feature_quantiles(features: Tensor, directions: int = 32, count: int = 32, m
 
     At most `max_positions` evenly strided positions are sorted. The directions depend on the number of channels alone.
     """
-    rows = features.float().permute(0, 2, 3, 1).flatten(1, 2)
-    rows = rows[:, :: -(-rows.shape[1] // max_positions)]
+    rows = features.permute(0, 2, 3, 1).flatten(1, 2)
+    rows = rows[:, :: -(-rows.shape[1] // max_positions)].float()
     generator = torch.Generator().manual_seed(rows.shape[2])
     basis = F.normalize(torch.randn(rows.shape[2], directions, generator=generator), dim=0).to(rows.device)
     ordered = (rows @ basis).transpose(1, 2).sort(dim=2).values
