@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from hicast.errors import InputError, OutputError
 from hicast.io.files import atomic_path, check_target, first_name, is_numbered
-from hicast.io.film_encode import Done, Paint, PieceSink, encode_frames
+from hicast.io.film_encode import Done, Paint, PieceSink, encode_frames, frames_ahead
 from hicast.io.film_parts import PartsFolder, parts_path
 from hicast.io.film_share import Share, piece_runs
 from hicast.io.video_codecs import CONTAINERS, PICTURES, STREAM_SUFFIX, pick_codec
@@ -150,7 +150,7 @@ def _job(film: Film, codec: str, passed: bool) -> dict[str, Any]:
 def _encode_rest(film: Film, reader: VideoReader, paint: Paint | None, sink: PieceSink, first: int) -> None:
     """Decode, paint and encode all frames from index `first` on."""
     context = min(film.context, first) if paint else 0
-    encode_frames(reader.frames(first - context), reader, paint, sink, first, context)
+    encode_frames(reader.frames(first - context), reader, paint, sink, first, context, frames_ahead(film.step, reader.info))
 
 
 def _encode_share(film: Film, reader: VideoReader, paint: Paint | None, parts: PartsFolder, share: Share, new_sink: Callable[[int], PieceSink]) -> None:
@@ -159,7 +159,7 @@ def _encode_share(film: Film, reader: VideoReader, paint: Paint | None, parts: P
     runs = piece_runs(reader.frames(), film.piece_frames, context, lambda number: share.owns(number) and number not in there)
     for number, frames in runs:
         first = number * film.piece_frames
-        encode_frames(frames, reader, paint, new_sink(number), first, min(context, first))
+        encode_frames(frames, reader, paint, new_sink(number), first, min(context, first), frames_ahead(film.step, reader.info))
 
 
 def _deliver(

@@ -28,7 +28,10 @@ Paint = Callable[[Iterator[np.ndarray], int, int], Iterator[np.ndarray]]
 context only, to as many painted frames as are not, of the same type and of one size."""
 
 DEPTH = 4
-"""Frames that decoding is ahead of painting, and painting of encoding."""
+"""Frames that decoding is ahead of painting, and painting of encoding, at the least."""
+
+BUFFER = 64 * 2**20
+"""Bytes of such frames that are too many."""
 
 
 class Choices(Protocol):
@@ -113,8 +116,18 @@ class PieceSink:
         return PieceWriter(self._parts.piece_path(self._first + len(self._pieces)), encoding)
 
 
-def encode_frames(frames: Iterable[SourceFrame], reader: VideoReader, paint: Paint | None, sink: PieceSink, first: int, context: int) -> None:
-    """Unpack, paint and encode `frames`, each in a thread of its own; the `context` ones before index `first` are only looked at."""
+def frames_ahead(window: int, info: VideoInfo) -> int:
+    """How far apart decoding, painting and encoding may be: by the frames of a `window`, which are wanted and given back all at once,
+    as far as `BUFFER` holds them.
+    """
+    return max(DEPTH, min(window, BUFFER // (3 * info.width * info.height)))
+
+
+def encode_frames(frames: Iterable[SourceFrame], reader: VideoReader, paint: Paint | None, sink: PieceSink, first: int, context: int,
+                  ahead: int = DEPTH) -> None:
+    """Unpack, paint and encode `frames`, each in a thread of its own, at most `ahead` frames apart; the `context` ones before index
+    `first` are only looked at.
+    """
     waiting: deque[tuple[SourceFrame, np.ndarray | None]] = deque()
 
     def unpacked() -> Iterator[tuple[SourceFrame, np.ndarray | None]]:
@@ -128,9 +141,9 @@ def encode_frames(frames: Iterable[SourceFrame], reader: VideoReader, paint: Pai
                 waiting.append((SourceFrame(frame.index, frame.pts, frame.duration, None), alpha))
             yield pixels[..., :3]
 
-    items = read_ahead(unpacked(), DEPTH)
+    items = read_ahead(unpacked(), ahead)
     try:
-        with WriteBehind(lambda item: sink.write(*item), DEPTH) as behind:
+        with WriteBehind(lambda item: sink.write(*item), ahead) as behind:
             if paint is None:
                 for frame, _ in items:
                     behind.put((frame, frame.picture, None))
