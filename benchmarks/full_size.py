@@ -40,6 +40,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.worker:
         print(json.dumps(work(options)))
         return
+    if options.count:
+        print("\n".join(f"{frames} at {options.clip_size} pixels: {operations(frames, options.clip_size, options.width) / 1e12:.2f} TFLOP an evaluation" for frames in (1, options.frames)))
+        return
     tasks = [("image", size) for size in options.sizes] + ([("clip", options.clip_size)] if options.frames else [])
     rows = [row(options, kind, size) for kind, size in tasks]
     print("\n".join(lines(rows)))
@@ -59,6 +62,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="precision of ours (default: what the device is fast in)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads on a CPU (default: torch's own number)")
+    parser.add_argument("--count", action="store_true", help="count the operations of a picture and of the clip instead, and compute nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--worker", metavar="WAY,KIND,SIZE", help=argparse.SUPPRESS)
     return parser.parse_args(words)
@@ -68,7 +72,7 @@ def row(options: argparse.Namespace, kind: str, size: int) -> dict[str, Any]:
     """Both ways at one size."""
     found = {}
     for way in WAYS:
-        passed = [f"--{key.replace('_', '-')}={value}" for key, value in vars(options).items() if key not in ("sizes", "json", "worker") and value is not None]
+        passed = [f"--{key.replace('_', '-')}={value}" for key, value in vars(options).items() if key not in ("sizes", "json", "worker", "count") and value is not None]
         done = subprocess.run([sys.executable, __file__, *passed, f"--worker={way},{kind},{size}"], capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{way} {kind} {size}: {done.stderr[-2000:]}")
@@ -173,6 +177,23 @@ def plain(pipeline: HiCastPipeline, frames: torch.Tensor, code: Any, style_scale
             guided = no_style + style_scale * (whole - no_style) + no_content + (whole - no_content) - whole
             latents = scheduler.step(guided, timestep, latents).prev_sample
         return vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1).cpu()
+
+
+def operations(frames: int, size: int, width: float) -> int:
+    """Floating-point operations (two for a multiplication with its addition) of one evaluation of the net, with temporal layers for more than a frame."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from hicast.encoders.style import STYLE_DIM, StyleCode
+    from hicast.models.hicast_model import Conditions
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        pipeline = random_pipeline(width, frames > 1)
+        latents = torch.empty(frames, 4, size // 8, size // 8)
+        conditions = Conditions.of(latents, StyleCode(torch.empty(1, STYLE_DIM)), torch.empty(1, 77, 768))
+        with pipeline._as_clip(frames):
+            pipeline.model(latents, torch.zeros(()), conditions)
+    return counter.get_total_flops()
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -121,6 +121,13 @@ def test_plain_loop_of_full_size_computes_what_ours_does(full_size, monkeypatch)
     assert torch.allclose(found, pipeline.stylize_image(image, code, steps=2, size=64, style_scale=0.8), atol=1e-3)
 
 
+def test_full_size_counts_what_an_evaluation_takes(full_size, capsys):
+    full_size.main(["--count", "--width", "0.1", "--clip-size", "64", "--frames", "2"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
+    assert 2 * full_size.operations(1, 64, 0.1) < full_size.operations(2, 64, 0.1)
+    assert full_size.operations(1, 512, 1.0) == pytest.approx(0.8e12, rel=0.02)
+
+
 def test_full_size_measures_and_its_table_holds_the_ratios(full_size, monkeypatch, tmp_path, capsys):
     options = ["--width", "0.1", "--sizes", "64", "--frames", "0", "--steps", "1", "--repeats", "1", "--device", "cpu"]
     measured = full_size.work(full_size.parse([*options, "--worker", "ours,image,64"]))
