@@ -15,8 +15,8 @@ LIBRARIES = 2**30
 COPIES = 3
 """How many times the input and output of the largest layer are there at most: residuals, scratch space, memory kept for reuse."""
 
-WAITING = 12
-"""Frames of the video's own size on their way between decoding, painting and encoding."""
+WAITING = 4
+"""Frames of the video's own size in the hands of decoding, painting and encoding, beside those that wait between them."""
 
 
 def expected_bytes(pipeline: HiCastPipeline, settings: StylizeSettings, info: VideoInfo) -> int:
@@ -24,11 +24,14 @@ def expected_bytes(pipeline: HiCastPipeline, settings: StylizeSettings, info: Vi
 
     The decoder is counted, not run; at pictures' size its layers are the largest of all nets.
     """
+    from hicast.io.film_encode import frames_ahead
+
     height, width = pipeline._working_size((info.height, max(round(info.width * float(info.pixel_aspect)), 1)), settings.size)
     together = settings.video.window if pipeline.looks_back else pipeline.frames_at_once((height, width))
     parts = (pipeline.model, pipeline.autoencoder, pipeline.style_encoder, pipeline.adapters, pipeline.temporal)
     weights = sum(value.nbytes for part in parts if part is not None for value in part.state_dict().values())
-    frames = 3 * 4 * (3 * settings.video.window * height * width + WAITING * info.height * info.width)
+    waiting = WAITING + 2 * frames_ahead(settings.video.window, info)
+    frames = 3 * 4 * (3 * settings.video.window * height * width + waiting * info.height * info.width)
     return LIBRARIES + weights + frames + COPIES * _largest_layer(pipeline, min(together, settings.video.window), height, width)
 
 

@@ -25,14 +25,14 @@ def _expected(pipeline, height=256, width=256, **video):
 def test_it_is_libraries_weights_frames_and_the_largest_layer(pipeline):
     parts = (pipeline.model, pipeline.autoencoder, pipeline.style_encoder, pipeline.adapters)
     weights = 4 * sum(value.numel() for part in parts for value in part.state_dict().values())
-    rest = _expected(pipeline, window=4, overlap=0) - film_memory.LIBRARIES - weights - 3 * 4 * 256**2 * (3 * 4 + film_memory.WAITING)
+    rest = _expected(pipeline, window=4, overlap=0) - film_memory.LIBRARIES - weights - 3 * 4 * 256**2 * (3 * 4 + film_memory.WAITING + 2 * 4)
     assert rest == film_memory.COPIES * film_memory._largest_layer(pipeline, 4, 256, 256) > 0
 
 
 def test_it_grows_with_the_frames_that_are_painted_together_and_no_further(pipeline):
     layers = [film_memory._largest_layer(pipeline, frames, 256, 256) for frames in (1, 4)]
     assert layers[1] == 4 * layers[0] > 4 * 3 * 256**2
-    own = 3 * 4 * 3 * 256**2
+    own = 3 * 4 * (3 + 2) * 256**2  # worked at, and waiting before and behind
     assert _expected(pipeline, window=64, overlap=0) - _expected(pipeline, window=32, overlap=0) == 32 * own
     assert pipeline.frames_at_once((256, 256)) == 8 and pipeline.frames_at_once((2048, 2048)) == 1
 
