@@ -56,10 +56,10 @@ def test_stopped_work_goes_on_and_equals_work_in_one_go(tmp_path, make_clip, nam
 def test_finished_frames_of_another_job_are_not_used(tmp_path, make_clip):
     source, target = make_clip(tmp_path / "a.mp4", frames=60), tmp_path / "b.mp4"
     with pytest.raises(Stopped):
-        make_film(Film(source, target, look={"styles": {"red": 1}, "seed": 0}), _negatives(55))
+        make_film(Film(source, target, step=4, look={"styles": {"red": 1}, "seed": 0}), _negatives(55))
     with pytest.raises(OutputError, match=r"found others for crf, styles\.red; give the earlier settings to go on, or --no-resume"):
-        make_film(Film(source, target, look={"styles": {"red": 2}, "seed": 0}, crf=20), _negatives())
-    assert make_film(Film(source, target, look={"seed": 1}), _negatives(), resume=False).resumed == 0
+        make_film(Film(source, target, step=4, look={"styles": {"red": 2}, "seed": 0}, crf=20), _negatives())
+    assert make_film(Film(source, target, step=4, look={"seed": 1}), _negatives(), resume=False).resumed == 0
 
 
 def test_a_film_that_lacks_only_its_last_move_is_not_painted_again(tmp_path, make_clip, monkeypatch):
