@@ -41,7 +41,9 @@ def main(words: Sequence[str] | None = None) -> None:
         print(json.dumps(work(options)))
         return
     if options.count:
-        print("\n".join(f"{frames} at {options.clip_size} pixels: {operations(frames, options.clip_size, options.width) / 1e12:.2f} TFLOP an evaluation" for frames in (1, options.frames)))
+        for frames in (1, options.frames):
+            counted = operations(frames, options.clip_size, options.width) / 1e12, expected_memory(frames, options.clip_size, options.width) / 2**30
+            print(f"{frames} at {options.clip_size} pixels: {counted[0]:.2f} TFLOP an evaluation, expects {counted[1]:.1f} GiB in half precision")
         return
     tasks = [("image", size) for size in options.sizes] + ([("clip", options.clip_size)] if options.frames else [])
     rows = [row(options, kind, size) for kind, size in tasks]
@@ -194,6 +196,23 @@ def operations(frames: int, size: int, width: float) -> int:
         with pipeline._as_clip(frames):
             pipeline.model(latents, torch.zeros(()), conditions)
     return counter.get_total_flops()
+
+
+def expected_memory(frames: int, size: int, width: float) -> int:
+    """Bytes that `hicast stylize-video` says it expects for a window of square `frames`, in half precision."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from hicast.cli.film_memory import expected_bytes
+    from hicast.config.stylize import StylizeSettings, VideoSettings
+
+    with torch.device("meta"):
+        pipeline = random_pipeline(width, frames > 1)
+        for part in (pipeline.model, pipeline.autoencoder, pipeline.style_encoder, *([pipeline.temporal] if frames > 1 else [])):
+            torch.nn.Module.to(part, torch.float16)
+        settings = StylizeSettings(size=size, video=VideoSettings(window=frames, overlap=0))
+        return expected_bytes(pipeline, settings, SimpleNamespace(height=size, width=size, pixel_aspect=1))
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:

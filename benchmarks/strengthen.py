@@ -34,6 +34,8 @@ def main(words: Sequence[str] | None = None) -> None:
             name, _, factor = word.partition("=")
             if name not in pipeline.adapters.names:
                 parser.error(f"--adapter {word}: expected one of {', '.join(pipeline.adapters.names)}, found {name}")
+            if pipeline.adapters.adapters[name].config.adapter_type != "light_adapter":
+                parser.error(f"--adapter {word}: expected a light adapter, found {pipeline.adapters.adapters[name].config.adapter_type}")
             strengthen_adapter(pipeline.adapters.adapters[name], float(factor))
         if options.temporal is not None:
             strengthen_temporal(pipeline.temporal, options.temporal)
