@@ -74,6 +74,21 @@ def test_no_weight_starts_at_a_dead_point(stage_of, adapter):
     assert frozen == ({"3"} if adapter is LIGHT else set())
 
 
+@pytest.mark.parametrize("adapter", [LIGHT, LIGHT | {"adapter_type": "full_adapter"}], ids=["light", "full"])
+def test_without_biases_black_says_nothing_and_brightness_is_strength(stage_of, adapter):
+    stage = stage_of(adapter=adapter, biases=False, learning_rate=1e-2)
+    weights = [p for p in stage.adapter.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(weights, 1e-2)
+    stage.step(stage.batch(0, range(4)), 0)["control"].backward()
+    assert all(p.grad.abs().max() > 0 for p in weights)
+    optimizer.step()
+    control = stage.drawing.draw(stage.batch(1, range(2)).photo)
+    whole, half, black = (stage._residuals(share * control) for share in (1.0, 0.5, 0.0))
+    for level, (one, other, none) in enumerate(zip(whole, half, black, strict=True)):
+        assert none.abs().max() == 0 and one.abs().max() > 0, level
+        assert torch.allclose(other, one / 2, rtol=1e-3, atol=1e-6), level
+
+
 def test_control_term_is_the_difference_of_maps(stage_of):
     seen = []
     for changes in ({}, {"extractor": "canny", "loss_extractor": "gradient"}):

@@ -34,6 +34,8 @@ class ModelConfig(BaseModel):
     """Choices of fresh temporal layers (`TemporalLayers.for_unet`); none gives those of the published net."""
     noise_scale: float = 1.0
     """Share of the noise that sampling starts from; below 1 for nets that are trained to start from little."""
+    toning: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the way that the tones of a result are moved to those of the painting, by a curve for each channel."""
     defaults: Part = {}
     """Settings that stylizing falls back to, such as `steps` and `size`."""
 
@@ -64,3 +66,5 @@ class ModelIndex(BaseModel):
     """Side of the net's tiles, in pixels."""
     noise_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the noise that sampling starts from."""
+    toning: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the way that the tones of a result are moved to those of the painting."""

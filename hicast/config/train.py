@@ -139,6 +139,8 @@ class AdapterTraining(RepaintTraining):
     self_pairs: Share = 0.0
     adapter: dict[str, Any] = {"adapter_type": "full_adapter", "num_res_blocks": 2}
     """Configuration of diffusers' `T2IAdapter`; its channels are those of the U-Net unless given."""
+    biases: bool = True
+    """Without them the adapter gives nothing where the map is black and acts as strongly as it is bright, so that a map on half of a picture acts on that half."""
     reference: bool = False
     """Compute the terms and draw the samples as published, also where that has no gradient."""
 

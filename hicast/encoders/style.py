@@ -29,12 +29,14 @@ _SMALLEST_STD = 1e-6
 class StyleCode:
     """What the net is told of a style: `vector` (batch, 2944) and `tokens` (batch, count, 768) or None.
 
-    `moments` are those of the painting's latents, for a net that colors its own by them.
+    `moments` are those of the painting's latents, for a net that colors its own by them; `tones` (batch, 3, levels) are the shares of its
+    levels (`hicast.repainting.toning`), for a model that tones its results.
     """
 
     vector: Tensor
     tokens: Tensor | None = None
     moments: LatentMoments | None = None
+    tones: Tensor | None = None
 
 
 def statistics(features: Mapping[str, Tensor]) -> Tensor:
@@ -52,18 +54,29 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Unbiased standard deviation and mean (batch, channels) each of features (batch, channels, h, w), in float32.
 
     Sums run over rows of channels, the order in which channels_last features lie in memory: several times faster on a
-    CPU than `torch.std_mean`; without gradients no further copies are made. A single position has a standard deviation of 0.
+    CPU than `torch.std_mean`, forth and back. A single position has a standard deviation of 0.
     """
-    last = max(1, features.shape[2] * features.shape[3] - 1)
-    if torch.is_grad_enabled() and features.requires_grad:
-        rows = features.float().permute(0, 2, 3, 1).flatten(1, 2)
-        mean = rows.mean(1, keepdim=True)
-        variance = (rows - mean).square().sum(1) / last
-    else:
+    return _ChannelStatistics.apply(features)
+
+
+class _ChannelStatistics(torch.autograd.Function):
+    """`channel_statistics` with a gradient that takes one pass over the features, and no copy of them that has to be kept."""
+
+    @staticmethod
+    def forward(context, features: Tensor) -> tuple[Tensor, Tensor]:
         rows = features.to(torch.float32, copy=True).permute(0, 2, 3, 1).flatten(1, 2)
         mean = rows.mean(1, keepdim=True)
-        variance = rows.sub_(mean).square_().sum(1) / last
-    return variance.clamp_min(1e-12).sqrt(), mean[:, 0]
+        context.last = max(1, rows.shape[1] - 1)
+        std = (rows.sub_(mean).square_().sum(1) / context.last).clamp_min(_SMALLEST_STD**2).sqrt()
+        context.save_for_backward(features, std, mean[:, 0])
+        return std, mean[:, 0]
+
+    @staticmethod
+    def backward(context, of_std: Tensor, of_mean: Tensor) -> Tensor:
+        features, std, mean = context.saved_tensors
+        slope = torch.where(std > _SMALLEST_STD, of_std / (std * context.last), torch.zeros_like(std))
+        shift = of_mean / (features.shape[2] * features.shape[3]) - slope * mean
+        return torch.addcmul(shift[..., None, None], features, slope[..., None, None]).to(features.dtype)
 
 
 def pooled_tokens(features: Mapping[str, Tensor], grid: int) -> Tensor:
@@ -72,7 +85,7 @@ def pooled_tokens(features: Mapping[str, Tensor], grid: int) -> Tensor:
 
 
 def blend_styles(codes: Sequence[tuple[StyleCode, float]]) -> StyleCode:
-    """One code from several and their weights: the vectors' weighted mean; tokens of each in proportion to its weight; moments of the mixture.
+    """One code from several and their weights: the vectors' weighted mean; tokens of each in proportion to its weight; moments and tones of the mixture.
 
     Averaging tokens would mix regions that have nothing in common, so every token of the result is one of a painting.
     Raises UsageError unless the weights sum to more than 0.
@@ -84,15 +97,18 @@ def blend_styles(codes: Sequence[tuple[StyleCode, float]]) -> StyleCode:
     vector = torch.stack([share * code.vector for (code, _), share in zip(codes, shares, strict=True)]).sum(0)
     moments = [code.moments for code, _ in codes]
     moments = None if moments[0] is None else mix_moments(moments, shares)
+    tones = None
+    if codes[0][0].tones is not None:
+        tones = torch.stack([share * code.tones for (code, _), share in zip(codes, shares, strict=True)]).sum(0)
     if codes[0][0].tokens is None:
-        return StyleCode(vector, None, moments)
+        return StyleCode(vector, None, moments, tones)
     count = codes[0][0].tokens.shape[1]
     bounds = [round(count * sum(shares[:i])) for i in range(len(shares) + 1)]
     parts = []
     for (code, _), start, stop in zip(codes, bounds[:-1], bounds[1:], strict=True):
         chosen = torch.linspace(0, count - 1, stop - start).round().long()
         parts.append(code.tokens[:, chosen.to(code.tokens.device)])
-    return StyleCode(vector, torch.cat(parts, dim=1), moments)
+    return StyleCode(vector, torch.cat(parts, dim=1), moments, tones)
 
 
 class StyleEncoder(ModelMixin, ConfigMixin):

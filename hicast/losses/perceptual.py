@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hicast.encoders.style import channel_statistics
+from hicast.losses.color import even_stride
 
 Features = Mapping[str, Tensor]
 
@@ -120,15 +121,19 @@ GRAM_FORMS = {"squared": gram_distance, "angle": gram_angle}
 def feature_quantiles(features: Tensor, directions: int = 32, count: int = 32, max_positions: int = 4096) -> Tensor:
     """Quantiles (batch, directions, count) of features (batch, channels, h, w) along fixed random directions.
 
-    At most `max_positions` evenly strided positions are sorted. The directions depend on the number of channels alone.
+    At most `max_positions` positions in strides of `even_stride` are sorted. The directions depend on the number of channels alone.
     """
     rows = features.permute(0, 2, 3, 1).flatten(1, 2)
-    rows = rows[:, :: -(-rows.shape[1] // max_positions)].float()
+    rows = rows[:, :: even_stride(rows.shape[1], max_positions)].float()
     generator = torch.Generator().manual_seed(rows.shape[2])
     basis = F.normalize(torch.randn(rows.shape[2], directions, generator=generator), dim=0).to(rows.device)
     ordered = (rows @ basis).transpose(1, 2).sort(dim=2).values
     position = (torch.arange(count, device=rows.device) + 0.5) / count * ordered.shape[2]
     return ordered[..., position.long()]
+
+
+OUR_POSITIONS = 1024
+"""Positions of a result that are sorted: quantiles of more are hardly nearer, and sorting takes most of the term's time."""
 
 
 def distribution_distance(ours: Features, target: Mapping[str, Tensor], scale: Mapping[str, float],
@@ -140,7 +145,7 @@ def distribution_distance(ours: Features, target: Mapping[str, Tensor], scale: M
     Source: sliced Wasserstein loss for texture synthesis (arXiv 2006.07229).
     """
     terms = [
-        weight * (feature_quantiles(ours[name]) - target[name]).square().mean((1, 2)) / scale[name]
+        weight * (feature_quantiles(ours[name], max_positions=OUR_POSITIONS) - target[name]).square().mean((1, 2)) / scale[name]
         for name, weight in weights.items()
     ]
     return torch.stack(terms).sum(0)

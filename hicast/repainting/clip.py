@@ -24,6 +24,10 @@ AT_ONCE = 2**19
 """Pixels of frames that a CPU's nets get together; a GPU's get eight times as many."""
 
 
+EARLIER_TONES = 3
+"""Frames before a frame whose tones count as its own do, so that a clip does not flicker; the overlap of windows hands them on."""
+
+
 @dataclass(frozen=True)
 class Shot:
     """A frame at its working size, the `size` (height, width) that it came with, and what is computed of it once.
@@ -97,13 +101,14 @@ class ClipPainter:
         many = frames_at_once((height, width), self.painter.device, 1 + len(self.regions))
         begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
         noise: Tensor | None = None
+        earlier = EARLIER_TONES if self.looks_back else 0
         for start in range(begin, len(part.frames), many):
             shots = part.frames[start : start + many]
             scene = self._scene(shots)
             noise = self._noise(part, scene.latents.shape[1:]) if noise is None else noise
             context = max(part.context - start, 0)
             with self.as_clip(len(shots)):
-                images = self.painter.paint(scene, self.look, noise[start : start + many], self.seed, context=context).split(1)
+                images = self.painter.paint(scene, self.look, noise[start : start + many], self.seed, context=context, earlier=earlier).split(1)
             for shot, image in zip(shots[context:], images, strict=True):
                 yield self._finished(shot, image)
 

@@ -73,6 +73,8 @@ class AdapterStage(RepaintStage):
         self.adapters = AdapterSet({settings.control: self.adapter}, widths)
         for surplus in self.adapter.adapter.body[len(widths) :]:
             surplus.requires_grad_(False)
+        if not settings.biases:
+            _drop_biases(self.adapter)
         self.resample = Image.Resampling.NEAREST if settings.control == "seg" else Image.Resampling.BICUBIC
         self.maps = MapPool(settings.maps, self.photos, self.resample, on_note) if settings.maps else None
         self.noised = settings.reference or self.scheduler.config.prediction_type != "sample"
@@ -212,6 +214,14 @@ class _Sample(NamedTuple):
     keep_style: bool
     keep_content: bool
     is_self: bool
+
+
+def _drop_biases(adapter: T2IAdapter) -> None:
+    """Hold every bias of `adapter` at 0: with ReLU between its convolutions, c times a map then gives c times its features, for c of 0 or more."""
+    for name, parameter in adapter.named_parameters():
+        if name.endswith(".bias"):
+            parameter.detach().zero_()
+            parameter.requires_grad_(False)
 
 
 def _published_terms(judged: Judged, keep_style: Tensor) -> LossTerms:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hicast.config.train import RepaintTraining
 from hicast.losses.blocks import blockiness
 from hicast.losses.clouds import cloudiness
-from hicast.losses.color import color_distance, color_quantiles
+from hicast.losses.color import OUR_PIXELS, color_distance, color_quantiles
 from hicast.losses.perceptual import (
     GRAM_FORMS,
     Features,
@@ -78,7 +78,7 @@ class Judged:
     @cached_property
     def colors(self) -> Tensor:
         """Quantiles of the colours of `decoded`, which two terms look at."""
-        return color_quantiles(self.decoded)
+        return color_quantiles(self.decoded, max_pixels=OUR_PIXELS)
 
     def of_paintings(self, measured: Mapping[str, Tensor], layers: Mapping[str, float]) -> dict[str, Tensor]:
         """The rows of this batch of what the library has `measured` at `layers`."""
@@ -200,7 +200,7 @@ def _target_texture(judged: Judged) -> Tensor:
 
 def _target_color(judged: Judged) -> Tensor:
     with torch.no_grad():
-        target = color_quantiles(judged.result.picture)
+        target = color_quantiles(judged.result.picture, max_pixels=OUR_PIXELS)
     return judged.aimed * judged.strength * color_distance(judged.colors, target)
 
 

@@ -89,7 +89,7 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
     if settings.coloring is not None:
         pipeline.model.coloring = settings.coloring
     start.check_coloring(pipeline.model.coloring, pipeline.scheduler_config)
-    pipeline.index |= {"defaults": config.defaults, "noise_scale": config.noise_scale, "style_side": settings.style_side}
+    pipeline.index |= start.index_of(config) | {"style_side": settings.style_side}
     stage = stage_class(pipeline.scheduler_config.get("prediction_type", "epsilon"), settings)
     return stage(settings, settings.content, settings.style, pipeline, _cache(opening), fit_style=fresh, device=opening.device,
                  on_measure=opening.on_measure, on_note=opening.on_note)
@@ -151,7 +151,7 @@ def _fresh_pipeline(settings: TrainSettings, opening: Opening, config: ModelConf
         return stock_pipeline(stock_folder(base, opening.on_note), config, style_encoder, settings.seed, vae)
     autoencoder = _image_autoencoder(settings, opening, folder, config.unet["out_channels"])
     model = build_model(config, settings.seed)
-    return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index={"defaults": config.defaults, "noise_scale": config.noise_scale})
+    return HiCastPipeline(model, autoencoder, style_encoder, config.scheduler, index=start.index_of(config))
 
 
 def _check_nets(folder: Path, settings: TrainSettings, config: ModelConfig) -> None:

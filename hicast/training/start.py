@@ -19,7 +19,7 @@ from hicast.config.train import TemporalTraining
 from hicast.encoders.autoencoder import AUTOENCODERS, ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
 from hicast.errors import ModelError, UsageError
-from hicast.io.bases import ADAPTERS, INDEX_FILE, TEMPORAL, with_bases
+from hicast.io.bases import ADAPTERS, INDEX_FILE, TEMPORAL, load_index, with_bases
 from hicast.io.model_places import PUBLISHED, WHERE_FROM, installed_models
 from hicast.io.weights import CONFIG_FILE, SHIPPED_MODELS, load_json, load_module, resolve_model
 from hicast.models.hicast_model import FLAGS_FILE
@@ -37,8 +37,19 @@ def model_config(model: str) -> ModelConfig:
     parts = {"autoencoder": "vae", "style_encoder": "style_encoder", "content_projection": "content_projection", "unet": "unet"}
     config = {name: part_config(folder / place) for name, place in parts.items()}
     config["content_projection"].pop("embedding_dim", None)
-    scheduler = load_json(folder / "scheduler" / "scheduler_config.json")
-    return validate(config | {"scheduler": scheduler} | load_json(folder / FLAGS_FILE), ModelConfig, f"model {model}")
+    config["scheduler"] = load_json(folder / "scheduler" / "scheduler_config.json")
+    index = load_index(folder) if (folder / INDEX_FILE).is_file() else {}
+    config |= {key: index[key] for key in OF_INDEX if key in index}
+    return validate(config | load_json(folder / FLAGS_FILE), ModelConfig, f"model {model}")
+
+
+OF_INDEX = ("defaults", "noise_scale", "toning")
+"""Keys of a model's configuration that stand in the index of its folder."""
+
+
+def index_of(config: ModelConfig) -> dict[str, Any]:
+    """What the index of a folder says of a model with this `config`."""
+    return {key: getattr(config, key) for key in OF_INDEX}
 
 
 def autoencoder_config(model: str) -> dict[str, Any]:
