@@ -35,7 +35,7 @@ NOISE = {
 }  # fmt: skip
 """A net of the published kind: it predicts noise, and has a constant context in place of style tokens."""
 
-ALL = {"control": 1.0, "style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "relief": 1.0, "lattice": 1.0, "repetition": 1.0, "latent": 1.0}
+ALL = {"control": 1.0, "style": 1.0, "distribution": 1.0, "gram": 1.0, "color": 1.0, "content": 1.0, "relief": 1.0, "lattice": 1.0, "repetition": 1.0, "latent": 1.0, "outside": 1.0}
 LIGHT = {"adapter_type": "light_adapter", "num_res_blocks": 1}
 
 
@@ -56,7 +56,7 @@ def _assert_live(stage, terms, dead=frozenset()):
 
 
 def test_every_term_has_a_gradient_and_only_the_adapter_trains(stage_of):
-    stage = stage_of(losses=ALL, drop_style=0.3, self_pairs=0.2, batch_size=8, crop=96)
+    stage = stage_of(losses=ALL, partial=0.5, drop_style=0.3, self_pairs=0.2, batch_size=8, crop=96)
     batch, terms = _terms(stage)
     assert set(terms) == set(ALL) and (~batch.keep_style).any() and not dead_terms(stage.settings)
     _assert_live(stage, terms)
@@ -87,6 +87,25 @@ def test_without_biases_black_says_nothing_and_brightness_is_strength(stage_of, 
     for level, (one, other, none) in enumerate(zip(whole, half, black, strict=True)):
         assert none.abs().max() == 0 and one.abs().max() > 0, level
         assert torch.allclose(other, one / 2, rtol=1e-3, atol=1e-6), level
+
+
+def test_partial_maps_are_held_to_the_net_without_adapter_beyond_their_cut(stage_of):
+    stage = stage_of(partial=1.0, losses={"control": 1.0, "outside": 1.0}, biases=False, crop=64, batch_size=8)
+    predict, decode, decoded, estimates = stage.own_estimate, stage.codec.decode, [], []
+    stage.own_estimate = lambda *given: estimates.append(predict(*given)) or estimates[-1]
+    stage.codec.decode = lambda latents: decoded.append(latents) or decode(latents)
+    batch, terms = _terms(stage)
+    _assert_live(stage, terms)
+    with_map, without = estimates
+    assert with_map.requires_grad and not without.requires_grad
+    for row, covered in enumerate(batch.covered[:, 0]):
+        assert 0.2 < covered.mean() < 0.8 and (covered == covered[:1]).all() | (covered == covered[:, :1]).all()  # an upright or a level cut
+        cells = covered.unflatten(0, (8, 8)).unflatten(2, (8, 8)).amax((1, 3))
+        near = functional.max_pool2d(cells[None], 5, 1, 2)[0] > 0
+        assert torch.equal(decoded[0][row][:, ~near], without[row][:, ~near])
+        assert torch.equal(decoded[0][row][:, near], with_map[row][:, near]) and not torch.equal(with_map[row], without[row])
+    assert terms["outside"].item() > 0
+    assert stage_of(losses={"control": 1.0}).batch(0, range(4)).covered is None
 
 
 def test_control_term_is_the_difference_of_maps(stage_of):

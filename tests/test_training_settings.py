@@ -200,6 +200,10 @@ def test_contradictions_of_the_adapter_stage():
     mapped = AdapterTraining(maps="maps", self_pairs=0.2)
     assert contradictions(mapped) == ["self_pairs: expected 0 with maps, which paintings have none of, found 0.2; leave one out"]
     assert not contradictions(AdapterTraining(maps="maps", self_pairs=0.2, reference=True))
+    for losses, partial in (({"control": 1}, 0.5), ({"control": 1, "outside": 1}, 0.0)):
+        found = contradictions(AdapterTraining(losses=losses, partial=partial))
+        assert found == [f"partial, losses.outside: expected both above 0 or both 0, found {partial:g} and {losses.get('outside', 0)}; set both"]
+    assert not contradictions(AdapterTraining(losses={"control": 1, "outside": 1}, partial=0.5))
 
 
 def test_preset_of_another_stage_is_refused():

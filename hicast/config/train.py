@@ -132,7 +132,7 @@ class AdapterTraining(RepaintTraining):
     """Files or folders of weights by the name of the extractor."""
     maps: Path | None = None
     """Folder of maps drawn before, a mirror of the content folder with the same stems, as .png."""
-    losses: dict[Literal["control", "style", "distribution", "gram", "color", "content", "relief", "lattice", "repetition", "clouds", "blocks", "latent"],
+    losses: dict[Literal["control", "style", "distribution", "gram", "color", "content", "relief", "lattice", "repetition", "clouds", "blocks", "latent", "outside"],
                  Weight] = {"control": 1.0, "style": 0.05}  # fmt: skip
     drop_style: Share = 0.1
     drop_content: Share = 0.3
@@ -140,7 +140,9 @@ class AdapterTraining(RepaintTraining):
     adapter: dict[str, Any] = {"adapter_type": "full_adapter", "num_res_blocks": 2}
     """Configuration of diffusers' `T2IAdapter`; its channels are those of the U-Net unless given."""
     biases: bool = True
-    """Without them the adapter gives nothing where the map is black and acts as strongly as it is bright, so that a map on half of a picture acts on that half."""
+    """Without them the adapter gives nothing for a black map and acts as strongly as the map is bright."""
+    partial: Share = 0.0
+    """Share of samples whose map is black on one side of a cut, where the loss `outside` wants the picture as it is without adapter."""
     reference: bool = False
     """Compute the terms and draw the samples as published, also where that has no gradient."""
 

@@ -94,6 +94,9 @@ def contradictions(settings: TrainSettings) -> list[str]:
         found += [f"{key}: expected bfloat16 or float32 on a CPU, found float16; change it or the device" for key in halves(settings)]
     if isinstance(settings, AdapterTraining) and settings.maps and settings.self_pairs and not settings.reference:
         found.append(f"self_pairs: expected 0 with maps, which paintings have none of, found {settings.self_pairs:g}; leave one out")
+    if isinstance(settings, AdapterTraining) and bool(settings.partial) != bool(settings.losses.get("outside")):
+        weight = settings.losses.get("outside", 0)
+        found.append(f"partial, losses.outside: expected both above 0 or both 0, found {settings.partial:g} and {weight:g}; set both")
     if isinstance(settings, RepaintTraining):
         found += _without_layers(settings)
     if isinstance(settings, ImageTraining):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,16 +34,22 @@ from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage
 from hicast.training.sources import OnNote
 
 
+MARGIN = 2
+"""Latent pixels along a cut of the map where the picture may be either."""
+
+
 @dataclass(frozen=True)
 class AdapterBatch(RepaintBatch):
     """Also `photo`, the pictures that the maps are of, and `control`, their maps in [0, 1] (batch, 3, crop, crop) where they
     are read and not drawn.
 
-    `photo` is `content`, but as published, where the painting may take the photo's place and not the map's.
+    `photo` is `content`, but as published, where the painting may take the photo's place and not the map's. `covered` (batch, 1, crop, crop) is 0
+    where the map is to be black.
     """
 
     photo: Tensor
     control: Tensor | None = None
+    covered: Tensor | None = None
 
 
 class AdapterStage(RepaintStage):
@@ -55,6 +61,10 @@ class AdapterStage(RepaintStage):
     With `reference` terms and drawing are the published ones: differs from them in that latents are the encoder's
     mean, not a sample, that paintings keep their aspect ratio, and that the range of a depth map is that of its picture, not
     of the batch.
+
+    Group normalisation and attention carry what an adapter does in one place to all others. So that a map on half of a picture acts on that half,
+    a share `partial` of the samples has a map that is black beyond a cut: there `outside` wants the latent that the net predicts without adapter, which
+    also stands there for all other terms.
     """
 
     def __init__(self, settings: AdapterTraining, content: Sequence[Path], style: Sequence[Path], pipeline: HiCastPipeline,
@@ -95,11 +105,11 @@ class AdapterStage(RepaintStage):
     def batch(self, step: int, rows: range) -> AdapterBatch:
         """The part `rows` of the batch of `step`: crops, maps where they are read, and everything drawn for them."""
         drawn = [self._sample(step * self.settings.batch_size + row) for row in rows]
-        crops, photos, maps, paintings, scales, keep_style, keep_content, is_self = zip(*drawn, strict=True)
+        crops, photos, maps, paintings, scales, keep_style, keep_content, is_self, covered = zip(*drawn, strict=True)
         control = to_batch(maps) / 2 + 0.5 if self.maps else None
         return AdapterBatch(to_batch(crops), torch.tensor(paintings), torch.tensor(scales, dtype=torch.float32),
                             torch.tensor(keep_style), torch.tensor(keep_content), torch.tensor(is_self), self.noise(step, rows),
-                            self.timestep(step), to_batch(photos), control)
+                            self.timestep(step), to_batch(photos), control, torch.cat(covered) if self.settings.partial else None)
 
     def timestep(self, step: int) -> int:
         """That of the stage `image`; where noise is added to the latents themselves, any, as published."""
@@ -111,14 +121,30 @@ class AdapterStage(RepaintStage):
         """Loss terms of one batch; see the class."""
         clean, photo = self.encode(batch.content), batch.photo.to(self.device)
         with torch.no_grad():
-            control = self.drawing.draw(photo) if batch.control is None else batch.control.to(self.device)
+            whole = self.drawing.draw(photo) if batch.control is None else batch.control.to(self.device)
+        control = whole if batch.covered is None else whole * batch.covered.to(self.device)
         conditions = self.conditions(batch, clean, self._residuals(control))
         estimate = self._noised_estimate(batch, clean, conditions) if self.noised else self.own_estimate(batch, conditions)
+        outside = None
+        if batch.covered is not None:
+            estimate, outside = self._parted(batch, clean, conditions, estimate)
         judged = self.judged(batch, clean, estimate)
         terms = _published_terms(judged, batch.keep_style.to(self.device)) if self.settings.reference else image_terms(judged)
         if self.drawing.compare:
-            terms["control"] = self._control_term(judged.decoded, photo, control)
+            terms["control"] = self._control_term(judged.decoded, photo, whole)
+        if outside is not None and self.settings.losses.get("outside"):
+            terms["outside"] = outside
         return terms
+
+    def _parted(self, batch: AdapterBatch, clean: Tensor, conditions: Conditions, estimate: Tensor) -> tuple[Tensor, Tensor]:
+        """`estimate` with what the net predicts without adapter where the map is black, and the mean squared difference of both there."""
+        with torch.no_grad():
+            bare = replace(conditions, residuals=None)
+            plain = self._noised_estimate(batch, clean, bare) if self.noised else self.own_estimate(batch, bare)
+        away = nn.functional.max_pool2d(batch.covered.to(self.device), self.codec.factor)
+        away = 1 - nn.functional.max_pool2d(away, 2 * MARGIN + 1, 1, MARGIN)
+        difference = (away * (estimate - plain).square()).mean()
+        return torch.lerp(estimate, plain, away), difference / away.mean().clamp_min(1e-6)
 
     @torch.no_grad()
     def preview(self) -> np.ndarray:
@@ -190,7 +216,7 @@ class AdapterStage(RepaintStage):
             is_self = not keep_content or (is_self and keep_style)
         photo, control = self._photo(random, self.paintings[row] if is_self and not settings.reference else None)
         crop = random_crop(self.paintings[row], settings.crop, settings.zoom, random) if is_self and settings.reference else photo
-        return _Sample(crop, photo, control, row, scale, keep_style, keep_content, is_self)
+        return _Sample(crop, photo, control, row, scale, keep_style, keep_content, is_self, _covered(settings, random))
 
     def _photo(self, random: np.random.Generator, pixels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """A random crop of `pixels`, or of a random photo, and of its map where it is read."""
@@ -214,6 +240,19 @@ class _Sample(NamedTuple):
     keep_style: bool
     keep_content: bool
     is_self: bool
+    covered: Tensor | None
+
+
+def _covered(settings: AdapterTraining, random: np.random.Generator) -> Tensor | None:
+    """Where the map of a sample stays (1, 1, crop, crop): everywhere, or on one side of an upright or level cut; None where all maps are whole."""
+    if not settings.partial:
+        return None
+    covered = torch.ones(1, 1, settings.crop, settings.crop)
+    if random.random() < settings.partial:
+        cut_at = int(round(random.uniform(0.25, 0.75) * settings.crop))
+        covered[..., :cut_at] = 0
+        covered = torch.rot90(covered, int(random.integers(4)), (2, 3))
+    return covered
 
 
 def _drop_biases(adapter: T2IAdapter) -> None:
