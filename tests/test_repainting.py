@@ -80,6 +80,29 @@ def test_no_weight_is_no_adapter_and_draws_no_map(pipeline, content, style):
     assert torch.equal(plain, pipeline.stylize_image(content, style, controls={"edge": never}))
 
 
+def test_an_adapter_does_not_act_where_it_has_nothing_to_say(make_pipeline):
+    pipeline = make_pipeline("edge", "depth", side_range=[32, 256])
+    style = pipeline.encode_style([(random_image(2), 1.0)])
+    for name, parameter in pipeline.adapters.named_parameters():
+        if name.startswith("adapters.edge.") and name.endswith(".bias"):
+            parameter.zero_()
+    wide, right = random_image(5, 64, 256), slice(200, 256)  # far from what the map shows
+    given = {name: random_image(seed, 64, 256) / 2 + 0.5 for seed, name in enumerate(("edge", "depth"), 10)}
+    given["edge"][..., 64:] = 0
+    plain, alone, other, both = (
+        pipeline.stylize_image(wide, style, size=64, controls=given, adapters=weights)
+        for weights in ({}, {"edge": 3.0}, {"depth": 1.0}, {"depth": 1.0, "edge": 3.0})
+    )
+    assert torch.allclose(alone[..., right], plain[..., right], atol=1e-4) and not torch.allclose(alone[..., :64], plain[..., :64], atol=1e-2)
+    assert torch.allclose(both[..., right], other[..., right], atol=1e-4) and not torch.allclose(both[..., :64], other[..., :64], atol=1e-2)
+    nothing = pipeline.stylize_image(wide, style, size=64, controls={"edge": 0 * given["edge"]}, adapters={"edge": 3.0})
+    assert torch.allclose(nothing, plain, atol=1e-4)
+    left = torch.zeros(1, 1, 64, 256)
+    left[..., :128] = 1
+    kept = pipeline.stylize_image(wide, style, size=64, controls=given, adapters={"edge": 3.0}, style_scale=0.0, regions=[Region(left, style_scale=1.0)])
+    assert torch.allclose(kept[..., right], round_trip(pipeline, wide)[..., right], atol=1e-3)
+
+
 def test_a_share_of_the_steps(pipeline, content, style, maps):
     def painted(use, steps=4):
         return pipeline.stylize_image(content, style, steps=steps, controls=maps, adapters={"edge": use})

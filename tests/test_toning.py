@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError, UsageError
@@ -14,7 +15,7 @@ from hicast.io.images import resize_image
 from hicast.models.temporal import TemporalLayers
 from hicast.pipeline import HiCastPipeline
 from hicast.repainting.scene import Region
-from hicast.repainting.toning import LEVELS, remembered, tone_shares, toned
+from hicast.repainting.toning import LEVELS, remembered, smooth, tone_shares, toned
 
 
 def picture(seed: int, power: float = 1.0, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -43,20 +44,36 @@ def test_shares_count_levels_and_weights_choose_places():
 
 
 def test_tones_become_the_paintings_and_keep_their_order():
-    wanted = tone_shares(PAINTING)
-    own = tone_shares(PHOTO)
-    result = toned(PHOTO, own, wanted)
-    assert distance(tone_shares(result), wanted) < 2 < 40 < distance(own, wanted)
-    before, after = PHOTO.flatten(2), result.flatten(2)
-    order = before.argsort(2)
-    assert (after.gather(2, order).diff(dim=2) >= 0).all()
-    assert (toned(PHOTO, own, own) - PHOTO).abs().max() < 0.5 / LEVELS
+    ramp = torch.linspace(-1, 1, 256).expand(1, 3, 64, 256)
+    own, wanted = tone_shares(ramp), tone_shares(PAINTING)
+    result = toned(ramp, own, wanted)
+    assert distance(tone_shares(result), wanted) < 6 < 40 < distance(own, wanted)
+    assert (result[0, 0, 0].diff() > -1e-3).all()
+    assert (toned(ramp, own, own) - ramp).abs().max() < 0.5 / LEVELS
+
+
+def test_fine_light_and_shade_stays():
+    grain = 0.03 * (picture(5) > 0)
+    flat = grain - 0.5 + torch.linspace(0, 0.2, 96)  # a narrow range, which the painting's tones stretch
+    result = toned(flat, tone_shares(flat), tone_shares(OTHER))
+    fine = [image - avg_pool2d(image, 5, 1, 2, count_include_pad=False) for image in (flat, result)]
+    assert result.std() > 3 * flat.std()
+    assert 0.8 < (fine[1].std() / fine[0].std()).item() < 1.5
+
+
+def test_smooth_keeps_outlines_and_takes_grain_away():
+    step = torch.zeros(1, 1, 32, 32)
+    step[..., 16:] = 1.0
+    grain = 0.05 * torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert (smooth(step) - step).abs().max() < 0.15
+    assert smooth(grain).std() < 0.25 * grain.std()
+    assert smooth(step[..., :3, :5]).shape == (1, 1, 3, 5)
 
 
 def test_flat_pictures_stay_flat():
     flat = torch.full((1, 3, 16, 16), 0.2)
     result = toned(flat, tone_shares(flat), tone_shares(PAINTING))
-    assert result.isfinite().all() and (result.std((2, 3)) == 0).all()
+    assert result.isfinite().all() and (result.std((2, 3)) < 1e-6).all()
 
 
 def test_frames_remember_the_tones_before_them():

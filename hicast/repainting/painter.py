@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from diffusers import SchedulerMixin
@@ -20,7 +20,7 @@ from hicast.encoders.style import StyleCode, StyleEncoder
 from hicast.errors import ModelError, UsageError
 from hicast.io.bases import TEMPORAL
 from hicast.io.images import crop, pad_to_multiple
-from hicast.models.adapters import AdapterSet, Residuals, combine
+from hicast.models.adapters import AdapterSet, Residuals, combine, reach_of
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 from hicast.models.offload import Offload
 from hicast.models.tiling import predict_in_tiles
@@ -37,11 +37,12 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Layer:
-    """One look of a picture: its style, how strongly, and its share (batch, 1, h, w) of the latents."""
+    """One look of a picture: its style, how strongly, and its share (batch, 1, h, w) of the latents; adapters that are `idle` do not act in it."""
 
     code: StyleCode
     style_scale: float
     share: Tensor
+    idle: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,32 @@ class Painter:
             layers.append(Layer(region.code or scene.code, scale, share))
         return layers
 
+    def _parted(self, scene: Scene, look: Look, layers: Sequence[Layer]) -> list[Layer]:
+        """`layers`, each in two where an adapter says nothing of a part of the picture: what it does elsewhere would act there, too.
+
+        Group normalisation and attention carry it over. Several such adapters act together wherever one of them does.
+        """
+        reaches = {name: reach_of(scene.features[name]) for name, use in look.adapters.items() if use.weight and name in scene.features}
+        idle = frozenset(name for name, reach in reaches.items() if reach is not None)
+        if not idle:
+            return list(layers)
+        where = torch.stack([reaches[name] for name in idle]).amax(0)
+        parted = []
+        for layer in layers:
+            if layer.style_scale == 0 and scene.masks:
+                parted.append(layer)
+            else:
+                parted += [replace(layer, share=layer.share * where), replace(layer, share=layer.share * (1 - where), idle=idle)]
+        return parted
+
     def _denoiser(self, scene: Scene, look: Look, layers: Sequence[Layer], scheduler: SchedulerMixin,
                   timesteps: Sequence[float]) -> Denoise:  # fmt: skip
         """The guided net as a function of latents and timestep alone; where a region has no style the photo's own latents stand."""
+        layers = self._parted(scene, look, layers)
         painted = [layer for layer in layers if layer.style_scale > 0 or not scene.masks]
         plans = [plan_guidance(layer.style_scale, look.content_scale, self.model.has_embedded_scale) for layer in painted]
         stacked = self._stacked(scene, look, painted, plans, timesteps)
-        if not scene.masks:
+        if len(layers) == 1 and not scene.masks:
             return guide_stacked(stacked, plans[0])
 
         def photo(latents: Tensor, timestep: Tensor) -> Tensor:
@@ -192,10 +212,14 @@ class Painter:
     def _conditions(self, scene: Scene, layers: Sequence[Layer], plans: Sequence[Guidance], weights: Mapping[str, float]) -> Conditions:
         """Conditions of all branches of all layers, in the order of their plans' coefficients."""
         context = None if self.context is None else self.context.to(self.device)
-        residuals = combine(scene.features, weights)
+        residuals = {idle: combine(scene.features, {name: weight for name, weight in weights.items() if name not in idle})
+                     for idle in {layer.idle for layer in layers}}  # fmt: skip
+        some = next((given for given in residuals.values() if given is not None), None)
+        none = None if some is None else tuple(torch.zeros_like(level) for level in some)
         chosen = []
         for layer, plan in zip(layers, plans, strict=True):
-            full = Conditions.of(scene.latents, layer.code, context, residuals, plan.embedded_scale)
+            acting = residuals[layer.idle]
+            full = Conditions.of(scene.latents, layer.code, context, none if acting is None else acting, plan.embedded_scale)
             branches = {FULL: full, NO_STYLE: full.without_style(self._null_style()), NO_CONTENT: full.without_content()}
             chosen += [branches[name] for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
