@@ -49,6 +49,8 @@ def adapter_pass(stage: Any, batch: Any) -> Tensor:
         control = stage.drawing.draw(batch.photo.to(stage.device))
     conditions = stage.conditions(batch, clean, stage._residuals(control))
     estimate = stage._noised_estimate(batch, clean, conditions) if stage.noised else stage.own_estimate(batch, conditions)
+    if batch.covered is not None:
+        estimate, _ = stage._parted(batch, clean, conditions, estimate)
     decoded = stage.codec.decode(estimate).float()
     features = stage.vgg(decoded, stage.taps).values() if stage.taps else ()
     maps = [stage.drawing.compare(decoded)] if stage.drawing.compare and stage.drawing.live else []
