@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from hicast.encoders.style import channel_statistics
-from hicast.losses.color import color_quantiles, even_stride
+from hicast.losses.color import color_quantiles, odd_stride
 from hicast.losses.perceptual import feature_quantiles
 
 
 @pytest.mark.parametrize(("positions", "most", "stride"), [(100, 100, 1), (101, 100, 3), (128 * 128, 4096, 5), (128 * 128, 1024, 17), (300, 100, 3)])
 def test_strides_are_odd_and_leave_no_more_than_asked_for(positions, most, stride):
-    assert even_stride(positions, most) == stride and len(range(0, positions, stride)) <= most
+    assert odd_stride(positions, most) == stride and len(range(0, positions, stride)) <= most
 
 
 def test_every_column_of_a_picture_has_its_turn():

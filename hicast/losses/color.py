@@ -20,7 +20,7 @@ OUR_PIXELS = 4096
 """Pixels of a result that are sorted in training."""
 
 
-def even_stride(positions: int, most: int) -> int:
+def odd_stride(positions: int, most: int) -> int:
     """The stride in which at most `most` of `positions` in raster order are taken: odd, so that every column of a picture has its turn."""
     stride = -(-positions // most)
     return stride + (stride > 1 and stride % 2 == 0)
@@ -29,10 +29,10 @@ def even_stride(positions: int, most: int) -> int:
 def color_quantiles(image: Tensor, count: int = 64, max_pixels: int = 16384) -> Tensor:
     """Quantiles (batch, 6, count) of `image` (batch, 3, height, width) in [-1, 1] along six directions of colour.
 
-    At most `max_pixels` pixels in strides of `even_stride` are sorted. Differentiable, since sorting only permutes.
+    At most `max_pixels` pixels in strides of `odd_stride` are sorted. Differentiable, since sorting only permutes.
     """
     flat = image.float().flatten(2)
-    flat = flat[..., :: even_stride(flat.shape[2], max_pixels)]
+    flat = flat[..., :: odd_stride(flat.shape[2], max_pixels)]
     directions = flat.new_tensor(_DIRECTIONS)
     ordered = (directions @ flat).sort(dim=2).values
     position = (torch.arange(count, device=flat.device) + 0.5) / count * ordered.shape[2]

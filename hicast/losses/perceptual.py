@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hicast.encoders.style import channel_statistics
-from hicast.losses.color import even_stride
+from hicast.losses.color import odd_stride
 
 Features = Mapping[str, Tensor]
 
@@ -121,10 +121,10 @@ GRAM_FORMS = {"squared": gram_distance, "angle": gram_angle}
 def feature_quantiles(features: Tensor, directions: int = 32, count: int = 32, max_positions: int = 4096) -> Tensor:
     """Quantiles (batch, directions, count) of features (batch, channels, h, w) along fixed random directions.
 
-    At most `max_positions` positions in strides of `even_stride` are sorted. The directions depend on the number of channels alone.
+    At most `max_positions` positions in strides of `odd_stride` are sorted. The directions depend on the number of channels alone.
     """
     rows = features.permute(0, 2, 3, 1).flatten(1, 2)
-    rows = rows[:, :: even_stride(rows.shape[1], max_positions)].float()
+    rows = rows[:, :: odd_stride(rows.shape[1], max_positions)].float()
     generator = torch.Generator().manual_seed(rows.shape[2])
     basis = F.normalize(torch.randn(rows.shape[2], directions, generator=generator), dim=0).to(rows.device)
     ordered = (rows @ basis).transpose(1, 2).sort(dim=2).values
