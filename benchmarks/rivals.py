@@ -16,6 +16,7 @@ from torch import Tensor
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.latent_moments import painting_moments
 from hicast.models.coloring import colored
+from hicast.models.matching import matched
 from hicast.pipeline import HiCastPipeline
 
 MAGENTA_SIZE, MAGENTA_STYLE_SIZE = 384, 256
@@ -34,12 +35,13 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
     scheduler.set_timesteps(steps)
     code = pipeline.style_encoder(painting)
     style, context = code.vector.to(dtype), (pipeline.context if code.tokens is None else code.tokens).to(dtype)
-    moments = painting_moments(LatentCodec(pipeline.autoencoder), painting, min(painting.shape[-2:])) if model.coloring else None
+    moments = painting_moments(LatentCodec(pipeline.autoencoder), painting, min(painting.shape[-2:])) if model.has_colors else None
     encoded = pipeline.autoencoder.encode(photo.to(dtype)).float()
     std, mean = torch.std_mean(encoded, dim=(2, 3), keepdim=True)
     content = ((encoded - mean) / std).to(dtype)
     slot = unet.config.time_cond_proj_dim
-    scale = get_timestep_embedding(torch.tensor([10.0]), slot).to(dtype) if slot else None
+    unit = pipeline.index["style_unit"]
+    scale = get_timestep_embedding(torch.tensor([10.0 * unit]), slot).to(dtype) if slot else None
     latents = torch.randn(encoded.shape, generator=torch.Generator().manual_seed(0))
     for timestep in scheduler.timesteps:
         noisy = latents.to(dtype)
@@ -48,9 +50,11 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
         joined = torch.cat([noisy, projection.refine(modulated)], dim=1)
         prediction = unet(joined, timestep, context, class_labels=style, timestep_cond=scale).sample.float()
         if model.content_skip:
-            prediction = prediction + modulated.float()
+            prediction = prediction + unit * modulated.float() + (1 - unit) * encoded
         if model.coloring:
-            prediction = colored(prediction, moments, torch.tensor([model.coloring]))
+            prediction = colored(prediction, moments, torch.tensor([unit * model.coloring]))
+        if model.matching:
+            prediction = matched(prediction, moments.values, torch.tensor([unit * model.matching]))
         latents = scheduler.step(prediction, timestep, latents).prev_sample
     return pipeline.autoencoder.decode(latents.to(dtype)).float().clamp(-1, 1)
 

@@ -34,7 +34,6 @@ from hicast.repainting.finish import finished
 from hicast.repainting.maps import Source
 from hicast.repainting.painter import OnProgress, Painter
 from hicast.repainting.scene import Look, Region, Scene
-from hicast.repainting.toning import tone_shares
 
 Styles = Sequence[tuple[Tensor, float]] | StyleCode
 """Paintings (1, 3, height, width) in [-1, 1] with their weights, or what `encode_style` has made of them."""
@@ -49,8 +48,7 @@ class HiCastPipeline:
 
     `index` holds what belongs to none of the parts: `defaults` (settings that stylizing falls back to), `style_side`
     (short side at which paintings are encoded), `side_range` (least and largest short side to work at unless told
-    otherwise), `tile` (side of the net's tiles in pixels), `noise_scale` and `toning` (share of the way that a result's tones are moved
-    to the painting's).
+    otherwise), `tile` (side of the net's tiles in pixels), `noise_scale` and `style_unit` (what a style scale of 1 is to the net).
     """
 
     def __init__(self, model: HiCastModel, autoencoder: ResidualAutoencoder | AutoencoderKL,
@@ -60,7 +58,7 @@ class HiCastPipeline:
         """`context` (1, tokens, width) is the constant text context of nets without style tokens."""
         self.model, self.autoencoder, self.style_encoder = model, autoencoder, style_encoder
         self.scheduler_config = dict(scheduler_config)
-        self.index = {"defaults": {}, "style_side": 256, "side_range": [256, 1024], "tile": 2048, "noise_scale": 1.0, "toning": 0.0} | dict(index or {})
+        self.index = {"defaults": {}, "style_side": 256, "side_range": [256, 1024], "tile": 2048, "noise_scale": 1.0, "style_unit": 1.0} | dict(index or {})
         self.context = context
         self.adapters = AdapterSet(adapters or {}, adapter_widths(model.unet) if adapters else ())
         self.about: dict[str, dict[str, str]] = {}
@@ -172,8 +170,8 @@ class HiCastPipeline:
         codes = []
         for image, weight in styles:
             seen = resize_image(image, (size or side,) * 2 if square else working_size(image.shape[-2:], side, 1)).to(self.device)
-            codes.append((replace(self.style_encoder(seen), tones=tone_shares(seen) if self.index["toning"] else None), weight))
-        if self.model.coloring:
+            codes.append((self.style_encoder(seen), weight))
+        if self.model.has_colors:
             self._offload.use("autoencoder")
             moments = [painting_moments(LatentCodec(self.autoencoder), image.to(self.device), side) for image, _ in styles]
             codes = [(replace(code, moments=own), weight) for (code, weight), own in zip(codes, moments, strict=True)]
@@ -235,7 +233,7 @@ class HiCastPipeline:
     def _painter(self) -> Painter:
         """The parts as they are now, at work."""
         return Painter(self.model, self.autoencoder, self.style_encoder, self.adapters, self.context, self._scheduler, self.device,
-                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale, self.index["toning"], self._offload)  # fmt: skip
+                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale, self.index["style_unit"], self._offload)  # fmt: skip
 
     @property
     def looks_back(self) -> bool:

@@ -71,6 +71,7 @@ def test_an_adapter_is_named_by_its_run_or_by_its_own_folder(tmp_path):
         ("noise_scale", "a", "noise_scale: expected a number from 0 to 1, found a"),
         ("noise_scale", 2, "noise_scale: expected a number from 0 to 1, found 2"),
         ("noise_scale", float("nan"), "noise_scale: expected a number from 0 to 1, found NaN"),
+        ("style_unit", 0, "style_unit: expected a number above 0 and at most 1, found 0"),
         ("defaults", 3, "defaults: expected keys with values, found 3"),
         ("defaults", {"steps": "many"}, "defaults.steps: expected a whole number from 1 to 100 or null, found many"),
         ("defaults", {"stepps": 3}, "defaults.stepps: expected a known key, found stepps; did you mean steps? known: "),

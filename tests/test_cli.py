@@ -87,7 +87,7 @@ def _photos(folder: Path, *names: str) -> Path:
 def test_one_picture(capsys, folder):
     code, out, err = _run(capsys, "stylize-image", "photo.png", "--style", "red.png")
     assert (code, out, err) == (0, "photo-red.png\n", "")
-    assert _pixel("photo-red.png") == (166, 47, 47)
+    assert _pixel("photo-red.png") == (170, 45, 45)
     assert FakePipeline.loads == [{"name": "compact", "device": "auto", "dtype": "auto"}]
 
 
@@ -101,7 +101,7 @@ def test_styles_are_blended_by_weight(capsys):
 def test_flags_reach_the_engine_and_defaults_come_from_the_model(capsys):
     _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--seed", "5", "--scheduler", "ddim", "--tile", "128", "--size", "32")
     expected = {
-        "style_scale": 0.95, "content_scale": 1.0, "steps": 7, "scheduler": "ddim", "seed": 5, "size": 32,
+        "style_scale": 1.0, "content_scale": 1.0, "steps": 7, "scheduler": "ddim", "seed": 5, "size": 32,
         "keep_size": False, "tile": 128, "shape": (1, 3, 16, 24), "weights": [1.0], "keep_outside": False, "preserve_color": False,
         "content_latent": "mode", "square": False, "adapters": {}, "controls": {}, "regions": [],
     }  # fmt: skip
@@ -114,7 +114,7 @@ def test_embedded_settings_repeat_a_result(capsys):
     assert (record["hicast"], record["command"], record["preset"]) == (__version__, "stylize-image", "bold")
     assert record["styles"] == [{"file": "red.png", "weight": 2.0}]
     settings = record["settings"]
-    assert (settings["model"], settings["seed"], settings["steps"], settings["style_scale"]) == ("compact", 9, 7, 1.5)
+    assert (settings["model"], settings["seed"], settings["steps"], settings["style_scale"]) == ("compact", 9, 7, 1.25)
     assert "device" not in settings
     code, _, _ = _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--from-settings", "first.png", "-o", "second.png")
     assert code == 0 and FakePipeline.calls[1] == {**FakePipeline.calls[0], "weights": [1.0]}
@@ -215,7 +215,7 @@ def test_results_already_there(capsys, folder):
     code, out, err = _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--skip-existing")
     assert (code, out) == (0, "") and done.read_bytes() == b"precious" and FakePipeline.loads == []
     code, out, err = _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--overwrite")
-    assert (code, out) == (0, "photo-red.png\n") and _pixel(done) == (166, 47, 47)
+    assert (code, out) == (0, "photo-red.png\n") and _pixel(done) == (170, 45, 45)
 
 
 @pytest.mark.parametrize("keep, size", [((), (24, 16)), (("--keep-size",), (12, 8))])
@@ -283,5 +283,5 @@ def test_standard_input_to_standard_output(folder):
     done = _pipe(words, input=(folder / "photo.png").read_bytes())
     assert done.returncode == 0, done.stderr
     (folder / "piped.png").write_bytes(done.stdout)
-    assert _pixel("piped.png") == (166, 47, 47)
+    assert _pixel("piped.png") == (170, 45, 45)
     assert json.loads(done.stderr)["results"] == [{"input": "-", "output": "-"}]

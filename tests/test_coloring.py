@@ -139,7 +139,9 @@ def test_pipeline_colors_by_the_painting(make_pipeline):
 
 
 def test_only_a_net_that_predicts_latents_can_color_them():
-    check_coloring(0.5, {"prediction_type": "sample"})
-    check_coloring(0.0, {})
+    check_coloring("coloring", 0.5, {"prediction_type": "sample"})
+    check_coloring("coloring", 0.0, {})
     with pytest.raises(UsageError, match="coloring: expected 0 for a net that predicts epsilon, not latents, found 0.5; set coloring=0"):
-        check_coloring(0.5, {})
+        check_coloring("coloring", 0.5, {})
+    with pytest.raises(UsageError, match="matching: expected 0 for a net that predicts epsilon, not latents, found 1; set matching=0"):
+        check_coloring("matching", 1.0, {})

@@ -134,7 +134,7 @@ def test_a_preset_not_asked_for_is_weaker_than_the_settings_file():
     name, layers = stylize_layers("stylize-image")
     assert name == "bold" and resolve_stylize(layers).style_scale == 0.7
     name, layers = stylize_layers("stylize-image", preset="gentle")
-    assert name == "gentle" and resolve_stylize(layers).style_scale == 0.6
+    assert name == "gentle" and resolve_stylize(layers).style_scale == 0.7
 
 
 def test_settings_file_of_the_working_folder_hides_the_users():

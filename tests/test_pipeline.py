@@ -69,6 +69,16 @@ def test_noise_scale_of_the_model_bounds_what_the_seed_decides(
     assert spread(0.0) == 0 < spread(0.1) < spread(1.0)
 
 
+def test_style_unit_is_what_a_scale_of_one_is_to_the_net(
+    monkeypatch: pytest.MonkeyPatch, pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode
+) -> None:
+    expected = pipeline.stylize_image(content, style, size=64, style_scale=0.6)
+    whole = pipeline.stylize_image(content, style, size=64)
+    monkeypatch.setitem(pipeline.index, "style_unit", 0.6)
+    assert torch.equal(pipeline.stylize_image(content, style, size=64), expected)
+    assert not torch.equal(whole, expected)
+
+
 def test_seed_decides_the_bytes(pipeline: HiCastPipeline, content: torch.Tensor, style: StyleCode) -> None:
     one, same, other = (pipeline.stylize_image(content, style, size=64, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one, same)

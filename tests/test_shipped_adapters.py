@@ -51,7 +51,7 @@ def test_a_map_on_half_of_a_picture_acts_on_that_half(pipeline, control):
         for given, weight in ((whole, 0.0), (whole, 1.0), (half, 1.0), (0 * whole, 1.0))
     )
     gains = [[held(image, photo, side) - held(plain, photo, side) for image in (full, part)] for side in (LEFT, RIGHT)]
-    assert torch.allclose(black, plain, atol=5e-3)
+    assert (black - plain).abs().mean() < 2e-3  # a batch of two rounds otherwise, and steep curves of a woodcut's levels show it
     assert gains[0][0] > 0.02 and gains[1][0] > 0.02
     assert gains[0][1] > 0.7 * gains[0][0]
     assert abs(gains[1][1]) < 0.15 * gains[1][0]

@@ -63,6 +63,8 @@ def test_a_net_that_colors_is_another_than_one_that_does_not():
     coloring.coloring = 0.5
     assert _changed(_nets(net=plain), _nets(net=coloring)) == {"coloring of the net"}
     assert _changed(_nets(net=plain, fresh=True), _nets(net=coloring, fresh=True)) == {"coloring of the net"}
+    coloring.matching = 0.5
+    assert _changed(_nets(net=plain), _nets(net=coloring)) == {"coloring of the net", "matching of the net"}
 
 
 def test_what_is_made_from_the_data_is_left_to_the_digest_of_the_data():

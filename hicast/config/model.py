@@ -28,14 +28,16 @@ class ModelConfig(BaseModel):
     content_skip: bool = False
     coloring: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the way that predicted latents are moved to the moments of the painting's."""
+    matching: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the way that they are then moved to the distribution of the painting's."""
     unet: Part
     scheduler: Part
     temporal: Part = {}
     """Choices of fresh temporal layers (`TemporalLayers.for_unet`); none gives those of the published net."""
     noise_scale: float = 1.0
     """Share of the noise that sampling starts from; below 1 for nets that are trained to start from little."""
-    toning: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the way that the tones of a result are moved to those of the painting, by a curve for each channel."""
+    style_unit: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What a style scale of 1 is to a net with an embedded scale; below 1 for one that is best before its own 1."""
     defaults: Part = {}
     """Settings that stylizing falls back to, such as `steps` and `size`."""
 
@@ -66,5 +68,5 @@ class ModelIndex(BaseModel):
     """Side of the net's tiles, in pixels."""
     noise_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the noise that sampling starts from."""
-    toning: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the way that the tones of a result are moved to those of the painting."""
+    style_unit: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What a style scale of 1 is to the net."""

@@ -1,9 +1,9 @@
-"""What a painting's latents have in common: their mean and covariance over all places."""
+"""What a painting's latents are like: their mean and covariance over all places, and their values at some."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -12,12 +12,17 @@ from hicast.encoders.autoencoder import LatentCodec
 from hicast.io.images import resize_image, working_size
 
 
+PLACES = 1024
+"""Places of a painting whose latents are kept, spread evenly over it."""
+
+
 @dataclass(frozen=True)
 class LatentMoments:
-    """Mean (batch, channels) and covariance (batch, channels, channels) of latents, float32."""
+    """Mean (batch, channels), covariance (batch, channels, channels) and `values` (batch, channels, `PLACES`) of latents, float32."""
 
     mean: Tensor
     covariance: Tensor
+    values: Tensor
 
     @classmethod
     def of(cls, latents: Tensor) -> LatentMoments:
@@ -25,24 +30,44 @@ class LatentMoments:
         flat = latents.float().flatten(2)
         mean = flat.mean(2, keepdim=True)
         centered = flat - mean
-        return cls(mean[..., 0], centered @ centered.transpose(1, 2) / flat.shape[2])
+        return cls(mean[..., 0], centered @ centered.transpose(1, 2) / flat.shape[2], flat[..., _spread(flat.shape[2], PLACES)])
+
+    def together(self, frames: int) -> LatentMoments:
+        """The same batch, every `frames` rows of it, the frames of a clip, with the moments that all of those have together; each keeps its values."""
+        means, covariances = self.mean.unflatten(0, (-1, frames)), self.covariance.unflatten(0, (-1, frames))
+        mean = means.mean(1, keepdim=True)
+        away = means - mean
+        covariance = covariances.mean(1, keepdim=True) + (away[..., :, None] * away[..., None, :]).mean(1, keepdim=True)
+        return LatentMoments(mean.expand_as(means).flatten(0, 1), covariance.expand_as(covariances).flatten(0, 1), self.values)
 
     def expand(self, batch: int) -> LatentMoments:
         """The same for a `batch`; these are of that batch or of 1."""
-        return LatentMoments(self.mean.expand(batch, -1), self.covariance.expand(batch, -1, -1))
+        return LatentMoments(self.mean.expand(batch, -1), self.covariance.expand(batch, -1, -1), self.values.expand(batch, -1, -1))
 
 
 def mix_moments(moments: Sequence[LatentMoments], shares: Sequence[float]) -> LatentMoments:
-    """Moments of a mixture that has `shares` (sum 1) of latents with these `moments`."""
+    """Moments of a mixture that has `shares` (sum 1) of latents with these `moments`; each gives as large a share of the values."""
     mean = torch.stack([share * one.mean for one, share in zip(moments, shares, strict=True)]).sum(0)
     spread = torch.zeros_like(moments[0].covariance)
     for one, share in zip(moments, shares, strict=True):
         away = one.mean - mean
         spread = spread + share * (one.covariance + away[:, :, None] * away[:, None, :])
-    return LatentMoments(mean, spread)
+    bounds = [round(PLACES * sum(shares[:count])) for count in range(len(shares) + 1)]
+    values = [one.values[..., _spread(PLACES, stop - start)] for one, start, stop in zip(moments, bounds[:-1], bounds[1:], strict=True)]
+    return LatentMoments(mean, spread, torch.cat(values, dim=2))
+
+
+def stack_moments(parts: Sequence[LatentMoments]) -> LatentMoments:
+    """One batch of several, in order."""
+    return LatentMoments(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(LatentMoments)))
 
 
 def painting_moments(codec: LatentCodec, painting: Tensor, side: int) -> LatentMoments:
     """Moments of a `painting` (1, 3, height, width) in [-1, 1], encoded by `codec` with its short side at `side` pixels or next to it."""
     size = tuple(max(round(length / codec.factor), 1) * codec.factor for length in working_size(tuple(painting.shape[-2:]), side, 1))
     return LatentMoments.of(codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last)))
+
+
+def _spread(places: int, count: int) -> Tensor:
+    """`count` indices that are spread evenly over so many `places`; where those are fewer some come again."""
+    return torch.arange(count) * places // max(count, 1)

@@ -29,14 +29,12 @@ _SMALLEST_STD = 1e-6
 class StyleCode:
     """What the net is told of a style: `vector` (batch, 2944) and `tokens` (batch, count, 768) or None.
 
-    `moments` are those of the painting's latents, for a net that colors its own by them; `tones` (batch, 3, levels) are the shares of its
-    levels (`hicast.repainting.toning`), for a model that tones its results.
+    `moments` are those of the painting's latents, for a net that moves its own towards them.
     """
 
     vector: Tensor
     tokens: Tensor | None = None
     moments: LatentMoments | None = None
-    tones: Tensor | None = None
 
 
 def statistics(features: Mapping[str, Tensor]) -> Tensor:
@@ -85,7 +83,7 @@ def pooled_tokens(features: Mapping[str, Tensor], grid: int) -> Tensor:
 
 
 def blend_styles(codes: Sequence[tuple[StyleCode, float]]) -> StyleCode:
-    """One code from several and their weights: the vectors' weighted mean; tokens of each in proportion to its weight; moments and tones of the mixture.
+    """One code from several and their weights: the vectors' weighted mean; tokens of each in proportion to its weight; moments of the mixture.
 
     Averaging tokens would mix regions that have nothing in common, so every token of the result is one of a painting.
     Raises UsageError unless the weights sum to more than 0.
@@ -97,18 +95,15 @@ def blend_styles(codes: Sequence[tuple[StyleCode, float]]) -> StyleCode:
     vector = torch.stack([share * code.vector for (code, _), share in zip(codes, shares, strict=True)]).sum(0)
     moments = [code.moments for code, _ in codes]
     moments = None if moments[0] is None else mix_moments(moments, shares)
-    tones = None
-    if codes[0][0].tones is not None:
-        tones = torch.stack([share * code.tones for (code, _), share in zip(codes, shares, strict=True)]).sum(0)
     if codes[0][0].tokens is None:
-        return StyleCode(vector, None, moments, tones)
+        return StyleCode(vector, None, moments)
     count = codes[0][0].tokens.shape[1]
     bounds = [round(count * sum(shares[:i])) for i in range(len(shares) + 1)]
     parts = []
     for (code, _), start, stop in zip(codes, bounds[:-1], bounds[1:], strict=True):
         chosen = torch.linspace(0, count - 1, stop - start).round().long()
         parts.append(code.tokens[:, chosen.to(code.tokens.device)])
-    return StyleCode(vector, torch.cat(parts, dim=1), moments, tones)
+    return StyleCode(vector, torch.cat(parts, dim=1), moments)
 
 
 class StyleEncoder(ModelMixin, ConfigMixin):

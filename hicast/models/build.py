@@ -24,4 +24,4 @@ def build_model(config: ModelConfig, seed: int = 0) -> HiCastModel:
         if config.content_skip:
             nn.init.normal_(unet.conv_out.weight, std=1e-3)
             nn.init.zeros_(unet.conv_out.bias)
-    return HiCastModel(unet, projection, config.content_skip, config.coloring)
+    return HiCastModel(unet, projection, config.content_skip, config.coloring, config.matching)

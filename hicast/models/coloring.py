@@ -11,17 +11,17 @@ FLOOR = 0.2
 """Variance that is added to both covariances, over the painting's mean variance: nothing is multiplied without limit where a picture is flat."""
 
 
-def colored(latents: Tensor, style: LatentMoments, strength: Tensor) -> Tensor:
+def colored(latents: Tensor, style: LatentMoments, strength: Tensor, frames: int = 1) -> Tensor:
     """`latents` (batch, channels, height, width) moved by `strength` (batch,) in [0, 1] of the way to the moments of `style`.
 
-    Every row goes by the map that moves its own mean and covariance to the painting's with the least change, the closed-form optimal
+    Every row goes by the map that moves its own mean and covariance, of every `frames` rows those that they have together, to the painting's with the least change, the closed-form optimal
     transport between Gaussians (for style transfer: Lu et al., arXiv 1906.00668; whitening and coloring: Li et al., arXiv 1705.08086). Computed in
     float32, whatever the surroundings; differentiable in `latents`.
     """
     surroundings = "cpu" if latents.is_meta else latents.device.type  # autocast knows no meta tensors
     with torch.autocast(surroundings, enabled=False):
         flat = latents.float().flatten(2)
-        own = LatentMoments.of(latents)
+        own = LatentMoments.of(latents).together(frames)
         floor = FLOOR * style.covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(flat.shape[1], device=flat.device)
         root = _power(style.covariance + floor, 0.5)
         map_ = root @ InverseRoot.apply(root @ (own.covariance + floor) @ root) @ root

@@ -12,12 +12,13 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from hicast.encoders.latent_moments import LatentMoments
+from hicast.encoders.latent_moments import LatentMoments, stack_moments
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.io.weights import load_json, load_module, save_json, save_module
 from hicast.models.adapters import Residuals, check_residuals
 from hicast.models.coloring import colored
+from hicast.models.matching import matched
 from hicast.models.unet import ContentProjection, build_unet, normalize_content
 
 FLAGS_FILE = "hicast.json"
@@ -32,7 +33,9 @@ class Conditions:
     `content` (batch, channels, height, width) is normalised; `content_mean`, `content_std` (batch, channels, 1, 1) undo
     that. `style` is (batch, 2944), `context` (batch, tokens, width), `residuals` one tensor per down block (of the same
     batch or of 1), `style_scale` (batch,) in [0, 2] for nets with an embedded scale (None: 1), `keep_style` (batch,)
-    boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs.
+    boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs;
+    every `frames` rows are those of one clip, which are colored alike. `hold` (batch,) in [0, 1] says how far residuals hold the
+    photo's structure (None: wholly, where there are some): flat areas get less of the painting's texture for it.
     """
 
     content: Tensor
@@ -44,6 +47,8 @@ class Conditions:
     style_scale: Tensor | None = None
     keep_style: Tensor | None = None
     moments: LatentMoments | None = None
+    frames: int = 1
+    hold: Tensor | None = None
 
     @classmethod
     def of(
@@ -53,6 +58,8 @@ class Conditions:
         context: Tensor | None = None,
         residuals: Residuals | None = None,
         style_scale: float | Tensor | None = None,
+        frames: int = 1,
+        hold: float | None = None,
     ) -> Conditions:
         """Conditions from content `latents` (batch, channels, height, width) and a style code of that batch or of 1.
 
@@ -66,7 +73,8 @@ class Conditions:
             style_scale = torch.full((batch,), float(style_scale), device=latents.device)
         vector = style.vector.expand(batch, -1)
         moments = None if style.moments is None else style.moments.expand(batch)
-        return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale, moments=moments)
+        return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale, moments=moments, frames=frames,
+                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device))  # fmt: skip
 
     def without_style(self, null: StyleCode) -> Conditions:
         """The same with the null style; `null` may be a batch of 1 and its tokens replace the context if it has any."""
@@ -92,8 +100,9 @@ def stack_conditions(parts: Sequence[Conditions]) -> Conditions:
     keeps = torch.cat([_keep_style(part) for part in parts])
     moments = None
     if parts[0].moments is not None:
-        moments = LatentMoments(*(torch.cat([getattr(part.moments, name) for part in parts]) for name in ("mean", "covariance")))
-    return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps, moments=moments)
+        moments = stack_moments([part.moments for part in parts])
+    return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps, moments=moments, frames=parts[0].frames,
+                      hold=torch.cat([_hold(part) for part in parts]))  # fmt: skip
 
 
 class HiCastModel(nn.Module):
@@ -101,11 +110,13 @@ class HiCastModel(nn.Module):
 
     With `content_skip` the U-Net's output is added to the modulated content, and for style scales below 1 to a mixture
     of that and the photo's own latents, so that a style scale of 0 starts from the photo itself. With `coloring` above 0 what comes
-    out, which must be latents, is moved by that share towards the moments of the painting's latents, less as the style scale falls below 1.
+    out, which must be latents, is moved by that share towards the moments of the painting's latents, less as the style scale falls below 1;
+    with `matching` it then goes by that share, less as the style scale falls below 1, towards their distribution.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, content_projection: ContentProjection, content_skip: bool = False, coloring: float = 0.0
+        self, unet: UNet2DConditionModel, content_projection: ContentProjection, content_skip: bool = False, coloring: float = 0.0,
+        matching: float = 0.0,
     ) -> None:
         """Raises ModelError if the channels of the two parts do not add up."""
         super().__init__()
@@ -119,21 +130,28 @@ class HiCastModel(nn.Module):
         self.content_projection = content_projection
         self.content_skip = content_skip
         self.coloring = coloring
+        self.matching = matching
 
     def forward(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
         """Prediction (batch, channels, height, width) in the dtype of `latents`; the nets use that of their weights.
 
-        `timestep` is a number or (batch,). Raises ModelError if residuals do not fit, or without the moments that `coloring` needs.
+        `timestep` is a number or (batch,). Raises ModelError if residuals do not fit, or without the moments that `coloring` and `matching` need.
         """
         return self.color(self.predict(latents, timestep, conditions), conditions)
 
     def color(self, prediction: Tensor, conditions: Conditions) -> Tensor:
-        """The last step of `forward`, which needs the whole picture: what `predict` gave, its moments moved towards the painting's."""
-        if not self.coloring:
+        """The last step of `forward`, which needs the whole picture: what `predict` gave, its moments and distribution moved towards the painting's."""
+        if not self.has_colors:
             return prediction
         if conditions.moments is None:
             raise ModelError("conditions: expected moments of the painting's latents, found none; encode the style by the pipeline")
-        return colored(prediction, conditions.moments, self.coloring * _keep_style(conditions) * _style_scale(conditions).clamp(0, 1))
+        strength = _keep_style(conditions) * _style_scale(conditions).clamp(0, 1)
+        if self.coloring:
+            prediction = colored(prediction, conditions.moments, self.coloring * strength, conditions.frames)
+        if self.matching:
+            loose = 1 - _hold(conditions)
+            prediction = matched(prediction, conditions.moments.values, self.matching * strength, conditions.frames, loose)
+        return prediction
 
     def predict(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
         """All of `forward` that a part of the picture is enough for."""
@@ -167,7 +185,8 @@ class HiCastModel(nn.Module):
         folder = Path(folder)
         for name, module in (("unet", self.unet), ("content_projection", self.content_projection)):
             save_module(module, folder / name, dtype, {"component": name})
-        save_json({"content_skip": self.content_skip} | ({"coloring": self.coloring} if self.coloring else {}), folder / FLAGS_FILE)
+        shares = {name: share for name in ("coloring", "matching") if (share := getattr(self, name))}
+        save_json({"content_skip": self.content_skip} | shares, folder / FLAGS_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> HiCastModel:
@@ -176,7 +195,13 @@ class HiCastModel(nn.Module):
         flags = load_json(folder / FLAGS_FILE)
         unet = load_module(build_unet, folder / "unet")
         projection = load_module(lambda config: ContentProjection(**config), folder / "content_projection")
-        return cls(unet, projection, content_skip=bool(flags.get("content_skip")), coloring=_coloring(flags, folder)).eval()
+        shares = {name: _share(name, flags, folder) for name in ("coloring", "matching")}
+        return cls(unet, projection, content_skip=bool(flags.get("content_skip")), **shares).eval()
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether what the net predicts is moved towards the painting's latents, which takes their moments."""
+        return self.coloring > 0 or self.matching > 0
 
     @property
     def has_embedded_scale(self) -> bool:
@@ -197,11 +222,11 @@ class HiCastModel(nn.Module):
         return [residual.to(self.unet.dtype) for residual in conditions.residuals]
 
 
-def _coloring(flags: Mapping[str, Any], folder: Path) -> float:
-    """The share that the flags of a model in `folder` name; raises ModelError for one that is none."""
-    value = flags.get("coloring", 0.0)
+def _share(name: str, flags: Mapping[str, Any], folder: Path) -> float:
+    """The share that the flags of a model in `folder` give for `name`; raises ModelError for one that is none."""
+    value = flags.get(name, 0.0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ModelError(f"{folder / FLAGS_FILE}: coloring: expected a number from 0 to 1, found {value!r}; mend the file")
+        raise ModelError(f"{folder / FLAGS_FILE}: {name}: expected a number from 0 to 1, found {value!r}; mend the file")
     return float(value)
 
 
@@ -217,6 +242,13 @@ def _style_scale(conditions: Conditions) -> Tensor:
     if conditions.style_scale is not None:
         return conditions.style_scale.float()
     return torch.ones(len(conditions.content), device=conditions.content.device)
+
+
+def _hold(conditions: Conditions) -> Tensor:
+    """How far residuals hold the photo's structure (batch,)."""
+    if conditions.residuals is None:
+        return torch.zeros(len(conditions.content), device=conditions.content.device)
+    return torch.ones(len(conditions.content), device=conditions.content.device) if conditions.hold is None else conditions.hold
 
 
 def _keep_style(conditions: Conditions) -> Tensor:

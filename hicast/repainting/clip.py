@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,10 +22,6 @@ from hicast.repainting.scene import Look, Region, Scene
 
 AT_ONCE = 2**19
 """Pixels of frames that a CPU's nets get together; a GPU's get eight times as many."""
-
-
-EARLIER_TONES = 3
-"""Frames before a frame whose tones count as its own do, so that a clip does not flicker; the overlap of windows hands them on."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +97,13 @@ class ClipPainter:
         many = frames_at_once((height, width), self.painter.device, 1 + len(self.regions))
         begin, many = (0, len(part.frames)) if self.looks_back else (part.context, many)
         noise: Tensor | None = None
-        earlier = EARLIER_TONES if self.looks_back else 0
         for start in range(begin, len(part.frames), many):
             shots = part.frames[start : start + many]
             scene = self._scene(shots)
             noise = self._noise(part, scene.latents.shape[1:]) if noise is None else noise
             context = max(part.context - start, 0)
             with self.as_clip(len(shots)):
-                images = self.painter.paint(scene, self.look, noise[start : start + many], self.seed, context=context, earlier=earlier).split(1)
+                images = self.painter.paint(scene, self.look, noise[start : start + many], self.seed, context=context).split(1)
             for shot, image in zip(shots[context:], images, strict=True):
                 yield self._finished(shot, image)
 
@@ -124,7 +119,8 @@ class ClipPainter:
         features = {name: tuple(map(torch.cat, zip(*(shot.features[name] for shot in shots), strict=True))) for name in shots[0].features}
         frames = torch.cat([shot.frame for shot in shots])
         masks = [torch.cat([resize_mask(mask, frames.shape[-2:]) for mask in masks]) for masks in zip(*(shot.masks for shot in shots), strict=True)]
-        return self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile, content_seed=self.content_seed)
+        scene = self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile, content_seed=self.content_seed)
+        return replace(scene, is_clip=self.looks_back)
 
     def _finished(self, shot: Shot, image: Tensor) -> Tensor:
         """The frame as it is given back."""

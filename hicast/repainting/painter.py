@@ -26,7 +26,6 @@ from hicast.models.offload import Offload
 from hicast.models.tiling import predict_in_tiles
 from hicast.repainting.maps import Source, draw_mask, fit_control, resize_mask
 from hicast.repainting.scene import Look, Region, Scene
-from hicast.repainting.toning import remembered, tone_shares, toned
 
 MULTIPLE = 32
 CELL = 8
@@ -49,8 +48,7 @@ class Layer:
 class Painter:
     """The nets of a pipeline at work. `scheduler` makes one by its name; `steps` and `tile` hold unless a look says otherwise.
 
-    `noise_scale` is the share of the noise that sampling starts from, `toning` that of the way that tones of results are moved to the
-    painting's; `offload` brings each part to the device when it computes.
+    `noise_scale` is the share of the noise that sampling starts from, `style_unit` what a style scale of 1 is to the net; `offload` brings each part to the device when it computes.
     """
 
     model: HiCastModel
@@ -63,7 +61,7 @@ class Painter:
     steps: int
     tile: int
     noise_scale: float = 1.0
-    toning: float = 0.0
+    style_unit: float = 1.0
     offload: Offload = field(default_factory=lambda: Offload("model", torch.device("cpu"), {}))
 
     def features(self, picture: Tensor, controls: Mapping[str, Source]) -> dict[str, Residuals]:
@@ -96,11 +94,10 @@ class Painter:
             masks = [draw_mask(region.mask, picture) for region in regions]
         return Scene(latents, size, code, features, tuple(masks), tuple(regions), photo)
 
-    def paint(self, scene: Scene, look: Look, noise: Tensor, seed: int, on_progress: OnProgress | None = None, context: int = 0,
-              earlier: int = 0) -> Tensor:
+    def paint(self, scene: Scene, look: Look, noise: Tensor, seed: int, on_progress: OnProgress | None = None, context: int = 0) -> Tensor:
         """Pictures (batch - context, 3, height, width) in [-1, 1] of the working size from `noise` of the latents' shape, on the CPU.
 
-        The first `context` of the batch are not wanted as pictures. Each is toned as itself and the `earlier` ones before it are on average.
+        The first `context` of the batch are not wanted as pictures.
         """
         scheduler, steps = self.scheduler(look.scheduler or "ddim"), look.steps or self.steps
         layers = self._layers(scene, look)
@@ -111,33 +108,7 @@ class Painter:
             photo = sum((layer.share for layer in layers if layer.style_scale == 0), torch.zeros_like(layers[0].share))
             result = torch.where(photo >= 1, scene.latents, result)
         self.offload.use("autoencoder")
-        unwanted = context - min(context, earlier) if self.toning else context
-        images = crop(self._codec(look.tile).decode(result[unwanted:]).float(), scene.size).clamp(-1, 1)
-        return self._toned(images, scene, layers, unwanted, earlier)[context - unwanted :].cpu()
-
-    def _toned(self, images: Tensor, scene: Scene, layers: Sequence[Layer], first: int, earlier: int) -> Tensor:
-        """`images` (batch - first, 3, height, width), the tones of what each painting's layers show moved towards that painting's."""
-        strengths = [self.toning * min(layer.style_scale, 1.0) for layer in layers]
-        if not any(strengths):
-            return images
-        if not scene.masks:
-            return torch.lerp(images, self._matched(images, scene.code, None, earlier), strengths[0])
-        shares = shares_of([resize_mask(mask, scene.size).to(images) for mask in scene.masks])
-        shares = [share.expand(first + len(images), -1, -1, -1)[first:] for share in shares]
-        result = images
-        for code in {id(layer.code): layer.code for layer in layers}.values():
-            own = [(share, strength) for layer, share, strength in zip(layers, shares, strengths, strict=True) if layer.code is code and strength]
-            if own:
-                matched = self._matched(images, code, sum(share for share, _ in own), earlier)
-                result = result + sum(strength * share for share, strength in own) * (matched - images)
-        return result
-
-    def _matched(self, images: Tensor, code: StyleCode, weights: Tensor | None, earlier: int) -> Tensor:
-        """`images` with the tones of the painting of `code`, seen where `weights` (batch, 1, height, width) are."""
-        if code.tones is None:
-            raise ModelError("style: expected the tones of the painting, found none; encode the style by the pipeline")
-        own = tone_shares(images, weights)
-        return toned(images, remembered(own, earlier) if earlier else own, code.tones.to(images.device))
+        return crop(self._codec(look.tile).decode(result[context:]).float(), scene.size).clamp(-1, 1).cpu()
 
     def _codec(self, tile: int | None) -> LatentCodec:
         return LatentCodec(self.autoencoder, **({"tile": tile // CELL} if tile else {}))
@@ -180,7 +151,7 @@ class Painter:
         """The guided net as a function of latents and timestep alone; where a region has no style the photo's own latents stand."""
         layers = self._parted(scene, look, layers)
         painted = [layer for layer in layers if layer.style_scale > 0 or not scene.masks]
-        plans = [plan_guidance(layer.style_scale, look.content_scale, self.model.has_embedded_scale) for layer in painted]
+        plans = [plan_guidance(self.style_unit * layer.style_scale, look.content_scale, self.model.has_embedded_scale) for layer in painted]
         stacked = self._stacked(scene, look, painted, plans, timesteps)
         if len(layers) == 1 and not scene.masks:
             return guide_stacked(stacked, plans[0])
@@ -216,10 +187,11 @@ class Painter:
                      for idle in {layer.idle for layer in layers}}  # fmt: skip
         some = next((given for given in residuals.values() if given is not None), None)
         none = None if some is None else tuple(torch.zeros_like(level) for level in some)
-        chosen = []
+        chosen, frames = [], len(scene.latents) if scene.is_clip else 1
         for layer, plan in zip(layers, plans, strict=True):
             acting = residuals[layer.idle]
-            full = Conditions.of(scene.latents, layer.code, context, none if acting is None else acting, plan.embedded_scale)
+            hold = min(sum(abs(weight) for name, weight in weights.items() if name not in layer.idle), 1.0)
+            full = Conditions.of(scene.latents, layer.code, context, none if acting is None else acting, plan.embedded_scale, frames, hold)
             branches = {FULL: full, NO_STYLE: full.without_style(self._null_style()), NO_CONTENT: full.without_content()}
             chosen += [branches[name] for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)

@@ -50,6 +50,7 @@ class Scene:
     `latents` are those of the pictures grown to whole multiples, `size` (height, width) is what is left after cropping, `code` the
     style. `features` are those of the adapters' maps by control. `masks` (batch, 1, h, w) lie over the pictures before they
     are grown, one for each of the `regions`, of any size: a mask as fine as the photo ends in the result where it ends in the photo. `photo` is the picture before it was brought to the working size.
+    The pictures of a scene that `is_clip` are frames that follow each other.
     """
 
     latents: Tensor
@@ -59,3 +60,4 @@ class Scene:
     masks: tuple[Tensor, ...]
     regions: tuple[Region, ...]
     photo: Tensor | None = None
+    is_clip: bool = False

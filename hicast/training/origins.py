@@ -36,8 +36,8 @@ def frozen_digests(net: nn.Module | None, autoencoder: nn.Module | None, style_e
         "text context": context,
     }
     digests = {name: weights_digest(module).hex() for name, module in found.items() if module is not None}
-    coloring = getattr(net, "coloring", 0.0)
-    return digests | ({"coloring of the net": f"{coloring:g}"} if coloring else {})
+    shares = {name: getattr(net, name, 0.0) for name in ("coloring", "matching")}
+    return digests | {f"{name} of the net": f"{share:g}" for name, share in shares.items() if share}
 
 
 def files_digest(places: Sequence[Path], sources: Sequence[Source]) -> str:

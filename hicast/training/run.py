@@ -86,9 +86,10 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
     fresh = folder is None or not (folder / "unet").is_dir()
     start.check_base(settings.base, None if fresh else settings.start, settings.model, config)
     pipeline = _fresh_pipeline(settings, opening, config, folder) if fresh else _earlier_pipeline(settings, opening, config, folder)
-    if settings.coloring is not None:
-        pipeline.model.coloring = settings.coloring
-    start.check_coloring(pipeline.model.coloring, pipeline.scheduler_config)
+    for share in ("coloring", "matching"):
+        if getattr(settings, share) is not None:
+            setattr(pipeline.model, share, getattr(settings, share))
+        start.check_coloring(share, getattr(pipeline.model, share), pipeline.scheduler_config)
     pipeline.index |= start.index_of(config) | {"style_side": settings.style_side}
     stage = stage_class(pipeline.scheduler_config.get("prediction_type", "epsilon"), settings)
     return stage(settings, settings.content, settings.style, pipeline, _cache(opening), fit_style=fresh, device=opening.device,

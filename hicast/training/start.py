@@ -43,7 +43,7 @@ def model_config(model: str) -> ModelConfig:
     return validate(config | load_json(folder / FLAGS_FILE), ModelConfig, f"model {model}")
 
 
-OF_INDEX = ("defaults", "noise_scale", "toning")
+OF_INDEX = ("defaults", "noise_scale", "style_unit")
 """Keys of a model's configuration that stand in the index of its folder."""
 
 
@@ -70,11 +70,11 @@ def check_base(base: str | None, start: str | None, model: str, config: ModelCon
         raise UsageError(f"--base: expected a model that is made of Stable Diffusion (--model sd15), found --model {model}; drop one")
 
 
-def check_coloring(coloring: float, scheduler: Mapping[str, Any]) -> None:
-    """Raise UsageError where noise would be colored: only latents can be brought to the moments of a painting's."""
+def check_coloring(name: str, share: float, scheduler: Mapping[str, Any]) -> None:
+    """Raise UsageError where noise would be colored or matched, as `name` says: only latents can be brought nearer to a painting's."""
     predicted = scheduler.get("prediction_type", "epsilon")
-    if coloring and predicted != "sample":
-        raise UsageError(f"coloring: expected 0 for a net that predicts {predicted}, not latents, found {coloring:g}; set coloring=0")
+    if share and predicted != "sample":
+        raise UsageError(f"{name}: expected 0 for a net that predicts {predicted}, not latents, found {share:g}; set {name}=0")
 
 
 def part_config(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hicast.encoders.autoencoder import LatentCodec
-from hicast.encoders.latent_moments import LatentMoments, painting_moments
+from hicast.encoders.latent_moments import LatentMoments, painting_moments, stack_moments
 from hicast.encoders.style import StyleEncoder, pooled_tokens, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
 from hicast.io.weights import save_safetensors
@@ -70,8 +70,7 @@ class MomentsLibrary:
         for row in rows:
             if row not in self._known:
                 self._known[row] = painting_moments(self._codec, to_batch([self._pool[row]]).to(self._device), self._side)
-        chosen = [self._known[row] for row in rows]
-        return LatentMoments(torch.cat([one.mean for one in chosen]), torch.cat([one.covariance for one in chosen]))
+        return stack_moments([self._known[row] for row in rows])
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class TemporalStage:
             self.library.fit(self.style_encoder)
         self.model, autoencoder = (_frozen(part, base is None, self.device, frozen) for part in (pipeline.model, pipeline.autoencoder))
         self.codec = LatentCodec(autoencoder)
-        self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device) if self.model.coloring else None
+        self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device) if self.model.has_colors else None
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.last = self.scheduler.config.num_train_timesteps - 1
         self.layers = place(pipeline.temporal.train(), self.device, torch.float32)
@@ -194,7 +194,7 @@ class TemporalStage:
             code = replace(code, moments=self.moments.of(rows.tolist()))
         scale = batch.style_scale.repeat_interleave(self.settings.frames).to(self.device) if self.model.has_embedded_scale else None
         context = None if self.pipeline.context is None else self.pipeline.context.to(self.device)
-        return Conditions.of(clean, code, context, style_scale=scale)
+        return Conditions.of(clean, code, context, style_scale=scale, frames=self.settings.frames)
 
     def _noisy(self, timestep: int, clean: Tensor, noise: Tensor, conditions: Conditions) -> Tensor:
         """What the net is given: noise, upon the content's latents or the net's own first estimate of the frames."""

@@ -1,0 +1,188 @@
+"""Latents matched to the distribution of a painting's, alone and as the last step of a net."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hicast.encoders.latent_moments import PLACES, LatentMoments, mix_moments
+from hicast.encoders.style import StyleCode
+from hicast.errors import ModelError
+from hicast.models import matching
+from hicast.models.coloring import colored
+from hicast.models.hicast_model import FLAGS_FILE, Conditions, HiCastModel, stack_conditions
+from hicast.models.matching import BASES, bases, matched
+from hicast.models.tiling import predict_in_tiles
+
+CHANNELS = 8
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def clumps(*places: int, seed: int = 0) -> torch.Tensor:
+    """Latents (1, `CHANNELS`, *places) that lie around three points, which no mean and covariance tells of."""
+    points, chosen = normal(3, CHANNELS, seed=60), torch.randint(3, places, generator=torch.Generator().manual_seed(seed))
+    return 3 * points[chosen].movedim(-1, 0)[None] + 0.1 * normal(1, CHANNELS, *places, seed=seed)
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean distance of sorted values along 20 directions (sliced Wasserstein) of latents (1, channels, *places) of as many places."""
+    directions = torch.nn.functional.normalize(normal(20, one.shape[1], seed=9), dim=1)
+    along = [torch.sort(directions @ latents.flatten(2)[0], dim=1).values for latents in (one, other)]
+    return (along[0] - along[1]).abs().mean().item()
+
+
+def values_of(latents: torch.Tensor) -> torch.Tensor:
+    return LatentMoments.of(latents).values
+
+
+def test_bases_are_rotations_and_always_the_same():
+    found = bases(CHANNELS)
+    assert found.shape == (BASES, CHANNELS, CHANNELS) and torch.equal(found[0], torch.eye(CHANNELS))
+    assert torch.allclose(found @ found.mT, torch.eye(CHANNELS).expand_as(found), atol=1e-5)
+    bases.cache_clear()
+    assert torch.equal(bases(CHANNELS), found)
+
+
+def test_full_strength_gives_the_paintings_distribution_where_moments_alone_do_not(monkeypatch):
+    monkeypatch.setattr(matching, "GRAIN", 1.0)
+    latents, painting = normal(1, CHANNELS, 32, 32), clumps(32, 32, seed=3)
+    by_moments = colored(latents, LatentMoments.of(painting), torch.ones(1))
+    result = matched(by_moments, values_of(painting), torch.ones(1))
+    assert apart(result, painting) < 0.35 * apart(by_moments, painting)
+    assert apart(matched(latents, values_of(painting), torch.ones(1)), painting) < 0.35 * apart(latents, painting)
+
+
+def test_strength_counts_row_by_row_and_what_is_alike_stays():
+    latents, painting = normal(3, CHANNELS, 16, 16), values_of(clumps(16, 16)).expand(3, -1, -1)
+    none, half, full = matched(latents, painting, torch.tensor([0.0, 0.5, 1.0]))
+    whole = matched(latents, painting, torch.ones(3))
+    assert torch.equal(none, latents[0]) and torch.allclose(half, (latents[1] + whole[1]) / 2, atol=1e-5) and torch.equal(full, whole[2])
+    own = normal(1, CHANNELS, 32, 32)
+    assert (matched(own, values_of(own), torch.ones(1)) - own).abs().mean() < 0.02 * own.std()
+
+
+def test_gradient_passes_as_it_is():
+    latents = normal(1, CHANNELS, 8, 8).requires_grad_()
+    (matched(latents, values_of(clumps(16, 16)), torch.ones(1)) * 3).sum().backward()
+    assert torch.equal(latents.grad, torch.full_like(latents, 3))
+
+
+@pytest.mark.parametrize("flat", [torch.zeros(1, CHANNELS, 8, 8), torch.full((1, CHANNELS, 8, 8), 50.0)])
+def test_flat_pictures_and_paintings_stay_finite(flat):
+    assert matched(flat, values_of(clumps(16, 16)), torch.ones(1)).isfinite().all()
+    result = matched(normal(1, CHANNELS, 8, 8), values_of(flat), torch.ones(1))
+    assert result.isfinite().all()
+
+
+def test_a_flat_area_gets_no_more_texture_than_its_share(monkeypatch):
+    latents = normal(1, CHANNELS, 32, 32)
+    latents[..., 16:] = 0.5 + 0.01 * normal(1, CHANNELS, 32, 16, seed=4)
+    painting = values_of(3 * normal(1, CHANNELS, 32, 32, seed=5))
+
+    def texture(grain):
+        monkeypatch.setattr(matching, "GRAIN", grain)
+        return matched(latents, painting, torch.ones(1))[..., 20:].std((2, 3)).mean()
+
+    none, some, full = texture(0.0), texture(0.4), texture(1.0)
+    assert none < 0.2 * full and some < 0.5 * full
+
+
+def test_values_are_spread_over_the_painting_and_mixed_by_shares():
+    rows = torch.arange(64.0).view(1, 1, 64, 1).expand(1, CHANNELS, 64, 48)
+    values = values_of(rows)
+    assert values.shape == (1, CHANNELS, PLACES) and values.mean() == pytest.approx(31.5, abs=0.1)
+    assert values_of(rows[..., :5, :5]).shape == (1, CHANNELS, PLACES)
+    mixture = mix_moments([LatentMoments.of(torch.zeros(1, CHANNELS, 9, 9)), LatentMoments.of(torch.ones(1, CHANNELS, 9, 9))], [0.25, 0.75])
+    assert mixture.values.shape == (1, CHANNELS, PLACES) and mixture.values.mean() == pytest.approx(0.75)
+    alone = mix_moments([LatentMoments.of(torch.zeros(1, CHANNELS, 9, 9)), LatentMoments.of(torch.ones(1, CHANNELS, 9, 9))], [0.0, 1.0])
+    assert torch.equal(alone.values, torch.ones(1, CHANNELS, PLACES))
+
+
+@pytest.fixture
+def net(make_model):
+    made = make_model((32, 32, 32), CHANNELS, 4, attention_head_dim=8, cross_attention_dim=32, norm_num_groups=8, time_cond_proj_dim=64).eval()
+    made.matching = 0.5
+    return made.requires_grad_(False)
+
+
+def code(moments: LatentMoments | None = None) -> StyleCode:
+    return StyleCode(normal(1, 2944), normal(1, 4, 768), moments)
+
+
+def test_net_matches_after_it_colors_as_strongly_as_the_style_counts(net):
+    content, noise, style = normal(1, CHANNELS, 16, 16), torch.zeros(1, CHANNELS, 16, 16), LatentMoments.of(clumps(16, 16))
+    for coloring in (0.0, 0.5):
+        net.coloring = coloring
+        for scale, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.0)):
+            given = Conditions.of(content, code(style), style_scale=scale)
+            expected = colored(net.predict(noise, 999, given), style, torch.tensor([share * coloring]))
+            expected = matched(expected, style.values, torch.tensor([share * 0.5]))
+            assert torch.allclose(net(noise, 999, given), expected, atol=1e-5)
+    with pytest.raises(ModelError, match="expected moments of the painting's latents, found none"):
+        net(noise, 999, Conditions.of(content, code()))
+
+
+def test_tiles_are_matched_together(net):
+    content, noise = normal(1, CHANNELS, 96, 96), torch.zeros(1, CHANNELS, 96, 96)
+    content[..., 48:] += 3
+    given = Conditions.of(content, code(LatentMoments.of(2 * normal(1, CHANNELS, 16, 16, seed=3))))
+    whole, cut = net(noise, 999, given), predict_in_tiles(net, noise, torch.tensor(999), given, 80)
+    net.matching = 0.0
+    plain = (predict_in_tiles(net, noise, torch.tensor(999), given, 80) - net(noise, 999, given)).abs().max()
+    assert (whole - cut).abs().max() < 5 * plain + 1e-2
+
+
+def test_flag_travels_with_the_model(net, tmp_path):
+    net.save_pretrained(tmp_path)
+    assert HiCastModel.from_pretrained(tmp_path).matching == 0.5
+    (tmp_path / FLAGS_FILE).write_text(json.dumps({"matching": -1}))
+    with pytest.raises(ModelError, match="matching: expected a number from 0 to 1, found -1; mend the file"):
+        HiCastModel.from_pretrained(tmp_path)
+
+
+def test_pipeline_matches_by_the_painting(make_pipeline):
+    pipeline = make_pipeline()
+    photo, painting = normal(1, 3, 64, 96).clamp(-1, 1), (normal(1, 3, 70, 50, seed=4) / 3).clamp(-1, 1)
+    plain = pipeline.stylize_image(photo, [(painting, 1.0)], size=64)
+    pipeline.model.matching = 1.0
+    styled = pipeline.encode_style([(painting, 1.0)])
+    assert styled.moments.values.shape == (1, pipeline.model.unet.config.out_channels, PLACES)
+    assert not torch.allclose(pipeline.stylize_image(photo, styled, size=64), plain, atol=1e-3)
+
+
+def test_what_residuals_hold_gets_less_texture(net):
+    content, noise, style = normal(1, CHANNELS, 16, 16), torch.zeros(1, CHANNELS, 16, 16), LatentMoments.of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3)
+    residuals = tuple(torch.zeros(1, *shape) for shape in ((32, 16, 16), (32, 8, 8), (32, 4, 4)))
+    plain = Conditions.of(content, code(style))
+    prediction, share = net.predict(noise, 999, plain), torch.tensor([0.5])
+    loose, half, held = (matched(prediction, style.values, share, loose=torch.tensor([value])) for value in (1.0, 0.5, 0.0))
+    assert torch.equal(net(noise, 999, plain), loose) and torch.equal(loose, matched(prediction, style.values, share))
+    assert torch.allclose(half, (loose + held) / 2, atol=1e-5) and not torch.allclose(loose, held, atol=1e-2)
+    for hold, expected in ((None, held), (1.0, held), (0.5, half), (0.0, loose)):
+        assert torch.allclose(net(noise, 999, Conditions.of(content, code(style), residuals=residuals, hold=hold)), expected, atol=1e-4)
+    both = stack_conditions([Conditions.of(content, code(style), residuals=residuals, hold=hold) for hold in (1.0, 0.0)])
+    away = net(noise.expand(2, -1, -1, -1), 999, both) - torch.cat([held, loose])
+    assert away.abs().mean() < 0.05 * (held - loose).abs().mean()
+
+
+def test_frames_of_a_clip_are_matched_and_colored_alike(net):
+    frames, style = normal(4, CHANNELS, 16, 16), LatentMoments.of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3)
+    values, one = style.values.expand(4, -1, -1), torch.ones(4)
+    whole = frames.view(1, 4, CHANNELS, 16, 16).transpose(1, 2).reshape(1, CHANNELS, 64, 16)  # one above the other
+    for alone, together, expected in (
+        (matched(frames, values, one), matched(frames, values, one, 4), matched(whole, style.values, one[:1])),
+        (colored(frames, style.expand(4), one), colored(frames, style.expand(4), one, 4), colored(whole, style, one[:1])),
+    ):
+        joined = together.view(1, 4, CHANNELS, 16, 16).transpose(1, 2).reshape(1, CHANNELS, 64, 16)
+        inner = (slice(None), slice(None), [row for row in range(64) if 4 <= row % 16 < 12])  # farther from borders than the filter looks
+        assert (joined[inner] - expected[inner]).abs().mean() < 0.1 * (alone - together).abs().mean()
+    net.coloring = 0.5
+    conditions = Conditions.of(frames, code(style), frames=4)
+    prediction = net.predict(frames, 999, conditions)
+    expected = matched(colored(prediction, style.expand(4), one / 2, 4), values, one / 2, 4)
+    assert torch.allclose(net(frames, 999, conditions), expected, atol=1e-5)
