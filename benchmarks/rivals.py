@@ -54,7 +54,7 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
         if model.coloring:
             prediction = colored(prediction, moments, torch.tensor([unit * model.coloring]))
         if model.matching:
-            prediction = matched(prediction, moments.values, torch.tensor([unit * model.matching]))
+            prediction = matched(prediction, moments.aim(), torch.tensor([unit * model.matching]), dtype=dtype)
         latents = scheduler.step(prediction, timestep, latents).prev_sample
     return pipeline.autoencoder.decode(latents.to(dtype)).float().clamp(-1, 1)
 

@@ -175,7 +175,8 @@ class HiCastPipeline:
             self._offload.use("autoencoder")
             moments = [painting_moments(LatentCodec(self.autoencoder), image.to(self.device), side) for image, _ in styles]
             codes = [(replace(code, moments=own), weight) for (code, weight), own in zip(codes, moments, strict=True)]
-        return blend_styles(codes)
+        code = blend_styles(codes)
+        return replace(code, aim=code.moments.aim()) if self.model.matching else code
 
     @torch.inference_mode()
     def stylize_image(self, content: Tensor, styles: Styles, *, style_scale: float = 1.0, content_scale: float = 1.0,

@@ -7,7 +7,7 @@ import torch
 
 from hicast.encoders.style import channel_statistics
 from hicast.losses.color import color_quantiles, odd_stride
-from hicast.losses.perceptual import feature_quantiles
+from hicast.losses.perceptual import feature_distance, feature_quantiles
 
 
 @pytest.mark.parametrize(("positions", "most", "stride"), [(100, 100, 1), (101, 100, 3), (128 * 128, 4096, 5), (128 * 128, 1024, 17), (300, 100, 3)])
@@ -50,3 +50,24 @@ def test_gradient_of_statistics_is_that_of_their_formulas():
     half = features.bfloat16().requires_grad_()
     channel_statistics(half)[0].sum().backward()
     assert half.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_distance_of_features_is_relative_to_the_target_with_the_gradient_of_its_formula(dtype, near):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"fine": (2, 4, 12, 10), "coarse": (2, 8, 6, 5)}
+    ours, target = ({name: torch.rand(shape, generator=generator).to(dtype).requires_grad_() for name, shape in shapes.items()} for _ in range(2))
+    found = feature_distance(ours, {name: value * scale for (name, value), scale in zip(target.items(), (1, 1000), strict=True)})
+    found.backward()
+    gradients = [value.grad.double() for value in ours.values()]
+    assert all(value.grad is None for value in target.values())
+    wide = {name: value.detach().double().requires_grad_() for name, value in ours.items()}
+    terms = []
+    for name, scale in (("fine", 1), ("coarse", 1000)):
+        wanted = target[name].detach().double() * scale
+        terms.append((wide[name] - wanted).abs().mean((1, 2, 3)) / wanted.mean((1, 2, 3)))
+    expected = torch.stack(terms).mean()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=near)
+    for gradient, value in zip(gradients, wide.values(), strict=True):
+        assert (gradient - value.grad).abs().max() <= near * value.grad.abs().max()

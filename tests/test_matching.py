@@ -1,4 +1,4 @@
-"""Latents matched to the distribution of a painting's, alone and as the last step of a net."""
+"""Latents whose neighbourhoods are matched to a painting's, alone and as the last step of a net."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import pytest
 import torch
 
-from hicast.encoders.latent_moments import PLACES, LatentMoments, mix_moments
+from hicast.encoders.aim import AXES, PASSES, Aim, axes_of
+from hicast.encoders.latent_moments import PLACES, SIDE, LatentMoments, mix_moments, pad_latents
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.models import matching
 from hicast.models.coloring import colored
 from hicast.models.hicast_model import FLAGS_FILE, Conditions, HiCastModel, stack_conditions
-from hicast.models.matching import BASES, bases, matched
+from hicast.models.matching import matched
 from hicast.models.tiling import predict_in_tiles
 
 CHANNELS = 8
@@ -30,59 +31,91 @@ def clumps(*places: int, seed: int = 0) -> torch.Tensor:
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean distance of sorted values along 20 directions (sliced Wasserstein) of latents (1, channels, *places) of as many places."""
-    directions = torch.nn.functional.normalize(normal(20, one.shape[1], seed=9), dim=1)
-    along = [torch.sort(directions @ latents.flatten(2)[0], dim=1).values for latents in (one, other)]
+    """Mean distance of sorted values along 40 directions (sliced Wasserstein) of neighbourhoods of latents (1, channels, height, width) of one size."""
+    directions = torch.nn.functional.normalize(normal(40, one.shape[1] * SIDE**2, seed=9), dim=1)
+    along = [torch.sort(directions @ torch.nn.functional.unfold(pad_latents(latents), SIDE)[0], dim=1).values for latents in (one, other)]
     return (along[0] - along[1]).abs().mean().item()
 
 
-def values_of(latents: torch.Tensor) -> torch.Tensor:
-    return LatentMoments.of(latents).values
+def patches_of(latents: torch.Tensor) -> torch.Tensor:
+    return LatentMoments.of(latents).patches
 
 
-def test_bases_are_rotations_and_always_the_same():
-    found = bases(CHANNELS)
-    assert found.shape == (BASES, CHANNELS, CHANNELS) and torch.equal(found[0], torch.eye(CHANNELS))
-    assert torch.allclose(found @ found.mT, torch.eye(CHANNELS).expand_as(found), atol=1e-5)
-    bases.cache_clear()
-    assert torch.equal(bases(CHANNELS), found)
+def aim_of(latents: torch.Tensor) -> Aim:
+    return LatentMoments.of(latents).aim()
+
+
+def stripes(seed: int = 0) -> torch.Tensor:
+    """Latents (1, `CHANNELS`, 32, 32) that go up and down from row to row, which no value of a place tells of."""
+    return normal(1, CHANNELS, 1, 1, seed=seed) * torch.tensor([1.0, -1.0]).repeat(16)[:, None] + 0.1 * normal(1, CHANNELS, 32, 32, seed=seed)
+
+
+def test_axes_come_from_the_painting_are_orthogonal_and_always_the_same():
+    patches = normal(2, 40 * SIDE**2, 500)
+    found = axes_of(patches)
+    assert found.shape == (2, PASSES, AXES, 40 * SIDE**2) and torch.equal(axes_of(patches), found)
+    assert torch.allclose(found @ found.mT, torch.eye(AXES).expand(2, PASSES, -1, -1), atol=0.01)
+    first = torch.nn.functional.cosine_similarity(found[0, 0, 0][:, None], patches[0] - patches[0].mean(1, keepdim=True), dim=0)
+    assert first.max() > 0.999  # one of the painting's own
+    assert axes_of(torch.full((1, CHANNELS * SIDE**2, 20), 3.0)).abs().max() < 1e-3  # fewer places than axes, and all alike
 
 
 def test_full_strength_gives_the_paintings_distribution_where_moments_alone_do_not(monkeypatch):
     monkeypatch.setattr(matching, "GRAIN", 1.0)
     latents, painting = normal(1, CHANNELS, 32, 32), clumps(32, 32, seed=3)
     by_moments = colored(latents, LatentMoments.of(painting), torch.ones(1))
-    result = matched(by_moments, values_of(painting), torch.ones(1))
+    result = matched(by_moments, aim_of(painting), torch.ones(1))
     assert apart(result, painting) < 0.35 * apart(by_moments, painting)
-    assert apart(matched(latents, values_of(painting), torch.ones(1)), painting) < 0.35 * apart(latents, painting)
+    assert apart(matched(latents, aim_of(painting), torch.ones(1)), painting) < 0.35 * apart(latents, painting)
+
+
+def test_patterns_of_neighbourhoods_come_over_where_single_values_are_alike(monkeypatch):
+    monkeypatch.setattr(matching, "GRAIN", 1.0)
+    painting = stripes()
+    latents = painting[..., torch.randperm(32, generator=torch.Generator().manual_seed(2)), :]  # the same values, no stripes
+
+    def alternation(of):
+        return (of[..., 1:, :] * of[..., :-1, :]).mean() / of.square().mean()
+
+    assert alternation(matched(latents, aim_of(painting), torch.ones(1))) < alternation(latents) - 0.3
 
 
 def test_strength_counts_row_by_row_and_what_is_alike_stays():
-    latents, painting = normal(3, CHANNELS, 16, 16), values_of(clumps(16, 16)).expand(3, -1, -1)
+    latents, painting = normal(3, CHANNELS, 16, 16), aim_of(clumps(16, 16))
     none, half, full = matched(latents, painting, torch.tensor([0.0, 0.5, 1.0]))
     whole = matched(latents, painting, torch.ones(3))
     assert torch.equal(none, latents[0]) and torch.allclose(half, (latents[1] + whole[1]) / 2, atol=1e-5) and torch.equal(full, whole[2])
     own = normal(1, CHANNELS, 32, 32)
-    assert (matched(own, values_of(own), torch.ones(1)) - own).abs().mean() < 0.02 * own.std()
+    assert (matched(own, aim_of(own), torch.ones(1)) - own).abs().mean() < 0.02 * own.std()
+
+
+def test_every_row_of_a_batch_has_its_own_painting():
+    latents, paintings = normal(2, CHANNELS, 16, 16), torch.cat([clumps(16, 16), stripes()[..., :16, :16]])
+    together = matched(latents, aim_of(paintings), torch.ones(2))
+    alone = torch.cat([matched(latents[row, None], aim_of(paintings[row, None]), torch.ones(1)) for row in range(2)])
+    assert (together - alone).abs().mean() < 0.05 * (together - latents).abs().mean()  # rounding shifts some values by a level
+    shared = LatentMoments.of(paintings[:1]).expand(2)
+    assert len(shared.aim().variance) == 1  # computed once for all that share it
+    assert (matched(latents, shared.aim(), torch.ones(2))[:1] - together[:1]).abs().mean() < 0.05 * (together - latents)[:1].abs().mean()
 
 
 def test_gradient_passes_as_it_is():
     latents = normal(1, CHANNELS, 8, 8).requires_grad_()
-    (matched(latents, values_of(clumps(16, 16)), torch.ones(1)) * 3).sum().backward()
+    (matched(latents, aim_of(clumps(16, 16)), torch.ones(1)) * 3).sum().backward()
     assert torch.equal(latents.grad, torch.full_like(latents, 3))
 
 
 @pytest.mark.parametrize("flat", [torch.zeros(1, CHANNELS, 8, 8), torch.full((1, CHANNELS, 8, 8), 50.0)])
 def test_flat_pictures_and_paintings_stay_finite(flat):
-    assert matched(flat, values_of(clumps(16, 16)), torch.ones(1)).isfinite().all()
-    result = matched(normal(1, CHANNELS, 8, 8), values_of(flat), torch.ones(1))
+    assert matched(flat, aim_of(clumps(16, 16)), torch.ones(1)).isfinite().all()
+    result = matched(normal(1, CHANNELS, 8, 8), aim_of(flat), torch.ones(1))
     assert result.isfinite().all()
 
 
 def test_a_flat_area_gets_no_more_texture_than_its_share(monkeypatch):
     latents = normal(1, CHANNELS, 32, 32)
     latents[..., 16:] = 0.5 + 0.01 * normal(1, CHANNELS, 32, 16, seed=4)
-    painting = values_of(3 * normal(1, CHANNELS, 32, 32, seed=5))
+    painting = aim_of(3 * normal(1, CHANNELS, 32, 32, seed=5))
 
     def texture(grain):
         monkeypatch.setattr(matching, "GRAIN", grain)
@@ -92,15 +125,17 @@ def test_a_flat_area_gets_no_more_texture_than_its_share(monkeypatch):
     assert none < 0.2 * full and some < 0.5 * full
 
 
-def test_values_are_spread_over_the_painting_and_mixed_by_shares():
+def test_neighbourhoods_are_spread_over_the_painting_and_mixed_by_shares():
     rows = torch.arange(64.0).view(1, 1, 64, 1).expand(1, CHANNELS, 64, 48)
-    values = values_of(rows)
-    assert values.shape == (1, CHANNELS, PLACES) and values.mean() == pytest.approx(31.5, abs=0.1)
-    assert values_of(rows[..., :5, :5]).shape == (1, CHANNELS, PLACES)
+    patches = patches_of(rows)
+    assert patches.shape == (1, CHANNELS * SIDE**2, PLACES) and patches.mean() == pytest.approx(31.5, abs=0.1)
+    above, middle, below = (patches[:, SIDE * row + 1 :: SIDE**2] for row in range(3))
+    assert torch.equal(below - middle, torch.where(middle == 63, 0.0, 1.0)) and torch.equal(middle - above, torch.where(middle == 0, 0.0, 1.0))
+    assert patches_of(rows[..., :1, :5]).shape == (1, CHANNELS * SIDE**2, PLACES)
     mixture = mix_moments([LatentMoments.of(torch.zeros(1, CHANNELS, 9, 9)), LatentMoments.of(torch.ones(1, CHANNELS, 9, 9))], [0.25, 0.75])
-    assert mixture.values.shape == (1, CHANNELS, PLACES) and mixture.values.mean() == pytest.approx(0.75)
+    assert mixture.patches.shape == (1, CHANNELS * SIDE**2, PLACES) and mixture.patches.mean() == pytest.approx(0.75)
     alone = mix_moments([LatentMoments.of(torch.zeros(1, CHANNELS, 9, 9)), LatentMoments.of(torch.ones(1, CHANNELS, 9, 9))], [0.0, 1.0])
-    assert torch.equal(alone.values, torch.ones(1, CHANNELS, PLACES))
+    assert torch.equal(alone.patches, torch.ones(1, CHANNELS * SIDE**2, PLACES))
 
 
 @pytest.fixture
@@ -121,7 +156,7 @@ def test_net_matches_after_it_colors_as_strongly_as_the_style_counts(net):
         for scale, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.0)):
             given = Conditions.of(content, code(style), style_scale=scale)
             expected = colored(net.predict(noise, 999, given), style, torch.tensor([share * coloring]))
-            expected = matched(expected, style.values, torch.tensor([share * 0.5]))
+            expected = matched(expected, style.aim(), torch.tensor([share * 0.5]))
             assert torch.allclose(net(noise, 999, given), expected, atol=1e-5)
     with pytest.raises(ModelError, match="expected moments of the painting's latents, found none"):
         net(noise, 999, Conditions.of(content, code()))
@@ -151,7 +186,8 @@ def test_pipeline_matches_by_the_painting(make_pipeline):
     plain = pipeline.stylize_image(photo, [(painting, 1.0)], size=64)
     pipeline.model.matching = 1.0
     styled = pipeline.encode_style([(painting, 1.0)])
-    assert styled.moments.values.shape == (1, pipeline.model.unet.config.out_channels, PLACES)
+    assert styled.aim is not None and Conditions.of(normal(1, pipeline.model.unet.config.out_channels, 8, 8), styled).aim is styled.aim
+    assert styled.moments.patches.shape == (1, pipeline.model.unet.config.out_channels * SIDE**2, PLACES)
     assert not torch.allclose(pipeline.stylize_image(photo, styled, size=64), plain, atol=1e-3)
 
 
@@ -160,8 +196,8 @@ def test_what_residuals_hold_gets_less_texture(net):
     residuals = tuple(torch.zeros(1, *shape) for shape in ((32, 16, 16), (32, 8, 8), (32, 4, 4)))
     plain = Conditions.of(content, code(style))
     prediction, share = net.predict(noise, 999, plain), torch.tensor([0.5])
-    loose, half, held = (matched(prediction, style.values, share, loose=torch.tensor([value])) for value in (1.0, 0.5, 0.0))
-    assert torch.equal(net(noise, 999, plain), loose) and torch.equal(loose, matched(prediction, style.values, share))
+    loose, half, held = (matched(prediction, style.aim(), share, loose=torch.tensor([value])) for value in (1.0, 0.5, 0.0))
+    assert torch.equal(net(noise, 999, plain), loose) and torch.equal(loose, matched(prediction, style.aim(), share))
     assert torch.allclose(half, (loose + held) / 2, atol=1e-5) and not torch.allclose(loose, held, atol=1e-2)
     for hold, expected in ((None, held), (1.0, held), (0.5, half), (0.0, loose)):
         assert torch.allclose(net(noise, 999, Conditions.of(content, code(style), residuals=residuals, hold=hold)), expected, atol=1e-4)
@@ -170,19 +206,31 @@ def test_what_residuals_hold_gets_less_texture(net):
     assert away.abs().mean() < 0.05 * (held - loose).abs().mean()
 
 
-def test_frames_of_a_clip_are_matched_and_colored_alike(net):
-    frames, style = normal(4, CHANNELS, 16, 16), LatentMoments.of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3)
-    values, one = style.values.expand(4, -1, -1), torch.ones(4)
+def test_frames_of_a_clip_are_colored_alike(net):
+    frames, style, one = normal(4, CHANNELS, 16, 16), LatentMoments.of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3), torch.ones(4)
     whole = frames.view(1, 4, CHANNELS, 16, 16).transpose(1, 2).reshape(1, CHANNELS, 64, 16)  # one above the other
-    for alone, together, expected in (
-        (matched(frames, values, one), matched(frames, values, one, 4), matched(whole, style.values, one[:1])),
-        (colored(frames, style.expand(4), one), colored(frames, style.expand(4), one, 4), colored(whole, style, one[:1])),
-    ):
-        joined = together.view(1, 4, CHANNELS, 16, 16).transpose(1, 2).reshape(1, CHANNELS, 64, 16)
-        inner = (slice(None), slice(None), [row for row in range(64) if 4 <= row % 16 < 12])  # farther from borders than the filter looks
-        assert (joined[inner] - expected[inner]).abs().mean() < 0.1 * (alone - together).abs().mean()
+    alone, together = colored(frames, style.expand(4), one), colored(frames, style.expand(4), one, 4)
+    joined = together.view(1, 4, CHANNELS, 16, 16).transpose(1, 2).reshape(1, CHANNELS, 64, 16)
+    assert (joined - colored(whole, style, one[:1])).abs().mean() < 0.1 * (alone - together).abs().mean()
     net.coloring = 0.5
     conditions = Conditions.of(frames, code(style), frames=4)
     prediction = net.predict(frames, 999, conditions)
-    expected = matched(colored(prediction, style.expand(4), one / 2, 4), values, one / 2, 4)
-    assert torch.allclose(net(frames, 999, conditions), expected, atol=1e-5)
+    expected = matched(colored(prediction, style.expand(4), one / 2, 4), style.aim(), one / 2, 4)
+    assert torch.allclose(net(frames, 999, conditions), expected, atol=1e-4)
+
+
+def test_a_clip_is_matched_as_a_whole_and_flickers_less(monkeypatch):
+    aim, one = aim_of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3), torch.ones(6)
+    still = 3 * normal(1, CHANNELS, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    frames = still + 0.1 * normal(6, CHANNELS, 16, 16, seed=5)
+    alone, together = matched(frames, aim, one), matched(frames, aim, one, 6)
+
+    def flicker(of):
+        return of.diff(dim=0).abs().mean()
+
+    assert flicker(together) < 0.85 * flicker(alone)
+    back = matched(frames.flip(0), aim, one, 6).flip(0)
+    assert (together - back).abs().mean() < 0.05 * (together - frames).abs().mean()  # the order of frames tells nothing
+    light = frames + torch.linspace(-1, 1, 6)[:, None, None, None] * 4
+    drift = (matched(light, aim, one, 6).mean((2, 3))[-1] - matched(light, aim, one, 6).mean((2, 3))[0]).mean()
+    assert drift > 4 * (matched(light, aim, one).mean((2, 3))[-1] - matched(light, aim, one).mean((2, 3))[0]).mean().abs()  # a fade stays one

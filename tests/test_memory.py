@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_parts_are_their_formulas():
     assert parts == {
         "weights": 1000, "gradients": 1000, "optimizer": 2000, "averages": 1000, "frozen nets": 50,
         "activations": round(1.3 * 4 * (800 + 400)), "libraries": GIB,
-        "pictures": round(15 * 3 * 100**2 * 1.4 + 3 * 8 * 2 * 3 * 4 * 32**2 + 5 * 300_000),
+        "pictures": round(15 * 3 * 100**2 * 1.4 + 3 * 8 * 2 * 3 * 4 * 32**2 + 5 * (170_000 + 2 * (128**2 + 256**2))),
     }  # fmt: skip
     saving = settings.model_copy(update={"gradient_checkpointing": True, "autocast": "bfloat16"})
     assert expected(saving, COUNTS, {}, CPU)["activations"] == round(1.3 * 4 * (0.75 * 300 + 100) + 500)
@@ -232,6 +233,9 @@ def test_kept_latents_are_part_of_the_pictures():
     settings = ImageTraining(cached_crops=4, cache_gigabytes=0, frozen_dtype="bfloat16", crop=32)
     counts = Counts(0, 0, *[Activations(0, 0, 0)] * 2, latents=100)
     kept, none = (expected(changed, counts, {"content": 7, "style": 3}, CPU)["pictures"] for changed in (settings, settings.model_copy(update={"cached_crops": 0})))
+    less = expected(settings.model_copy(update={"cached_crops": 0}), replace(counts, latents=0), {"style": 3}, CPU)["pictures"]
+    more = expected(settings.model_copy(update={"cached_crops": 0}), counts, {"style": 3}, CPU)["pictures"]
+    assert more - less == 3 * (2 * 1024 * 9 * 100 // 16)  # neighbourhoods of paintings' latents, float16
     assert kept - none == 10 * 4 * 100 * 2 * memory.LATENT_COPIES
     assert count(outline_image(_settings("debug-image"))).latents == 8 * 4 * 4
 

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torch.nn import functional
 
+from hicast.encoders.aim import Aim
 from hicast.encoders.latent_moments import LatentMoments, mix_moments
 from hicast.encoders.vgg import BLOCKS, STYLE_TAPS, Vgg16
 from hicast.errors import UsageError
@@ -29,12 +30,14 @@ _SMALLEST_STD = 1e-6
 class StyleCode:
     """What the net is told of a style: `vector` (batch, 2944) and `tokens` (batch, count, 768) or None.
 
-    `moments` are those of the painting's latents, for a net that moves its own towards them.
+    `moments` are those of the painting's latents, for a net that moves its own towards them; `aim` is what it matches to, found from them
+    where it is not given.
     """
 
     vector: Tensor
     tokens: Tensor | None = None
     moments: LatentMoments | None = None
+    aim: Aim | None = None
 
 
 def statistics(features: Mapping[str, Tensor]) -> Tensor:

@@ -15,13 +15,35 @@ Features = Mapping[str, Tensor]
 
 
 def feature_distance(ours: Features, target: Features) -> Tensor:
-    """Mean over samples and layers of the L1 distance relative to the target's mean activation (scale-free)."""
-    terms = []
-    for name in ours:
-        wanted = target[name].float()
-        distance = (ours[name].float() - wanted).abs().mean((1, 2, 3))
-        terms.append(distance / wanted.abs().mean((1, 2, 3)).clamp_min(1e-6))
+    """Mean over samples and layers of the L1 distance relative to the target's mean activation (scale-free); its gradient by `target` is 0.
+
+    Differences are taken in the features' own dtype and summed in float32, which spares copies: what is compared is the largest of a step.
+    """
+    terms = [MeanDistance.apply(ours[name], target[name]) / _mean_size(target[name].detach()).clamp_min(1e-6) for name in ours]
     return torch.stack(terms).mean()
+
+
+class MeanDistance(torch.autograd.Function):
+    """Mean absolute difference (batch,), float32, of two tensors (batch, ...) of one dtype; nothing flows back to the second."""
+
+    @staticmethod
+    def forward(context, ours: Tensor, target: Tensor) -> Tensor:
+        """The means; the difference is kept."""
+        difference = ours - target
+        context.save_for_backward(difference)
+        return _mean_size(difference)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+        """Signs of the difference over how many there are."""
+        (difference,) = context.saved_tensors
+        share = (gradient / difference[0].numel()).to(difference.dtype)
+        return difference.sign().mul_(share.view(-1, *[1] * (difference.dim() - 1))), None
+
+
+def _mean_size(values: Tensor) -> Tensor:
+    """Mean absolute value of every row (batch,), at least in float32."""
+    return torch.linalg.vector_norm(values, 1, tuple(range(1, values.dim())), dtype=torch.promote_types(values.dtype, torch.float32)) / values[0].numel()
 
 
 def laplacian(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
+from hicast.encoders.aim import Aim
 from hicast.encoders.latent_moments import LatentMoments, stack_moments
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
@@ -35,7 +36,8 @@ class Conditions:
     batch or of 1), `style_scale` (batch,) in [0, 2] for nets with an embedded scale (None: 1), `keep_style` (batch,)
     boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs;
     every `frames` rows are those of one clip, which are colored alike. `hold` (batch,) in [0, 1] says how far residuals hold the
-    photo's structure (None: wholly, where there are some): flat areas get less of the painting's texture for it.
+    photo's structure (None: wholly, where there are some): flat areas get less of the painting's texture for it. `aim`, of a batch of 1, is what a
+    net matches to (None: found from the moments).
     """
 
     content: Tensor
@@ -49,6 +51,7 @@ class Conditions:
     moments: LatentMoments | None = None
     frames: int = 1
     hold: Tensor | None = None
+    aim: Aim | None = None
 
     @classmethod
     def of(
@@ -74,7 +77,7 @@ class Conditions:
         vector = style.vector.expand(batch, -1)
         moments = None if style.moments is None else style.moments.expand(batch)
         return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale, moments=moments, frames=frames,
-                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device))  # fmt: skip
+                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device), aim=style.aim)  # fmt: skip
 
     def without_style(self, null: StyleCode) -> Conditions:
         """The same with the null style; `null` may be a batch of 1 and its tokens replace the context if it has any."""
@@ -101,8 +104,9 @@ def stack_conditions(parts: Sequence[Conditions]) -> Conditions:
     moments = None
     if parts[0].moments is not None:
         moments = stack_moments([part.moments for part in parts])
+    aim = parts[0].aim if all(part.aim is parts[0].aim for part in parts) else None
     return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps, moments=moments, frames=parts[0].frames,
-                      hold=torch.cat([_hold(part) for part in parts]))  # fmt: skip
+                      hold=torch.cat([_hold(part) for part in parts]), aim=aim)  # fmt: skip
 
 
 class HiCastModel(nn.Module):
@@ -149,8 +153,8 @@ class HiCastModel(nn.Module):
         if self.coloring:
             prediction = colored(prediction, conditions.moments, self.coloring * strength, conditions.frames)
         if self.matching:
-            loose = 1 - _hold(conditions)
-            prediction = matched(prediction, conditions.moments.values, self.matching * strength, conditions.frames, loose)
+            loose, aim = 1 - _hold(conditions), conditions.aim or conditions.moments.aim()
+            prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self.unet.dtype)
         return prediction
 
     def predict(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:

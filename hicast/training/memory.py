@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from hicast.config.train_run import TrainSettings
+from hicast.encoders.latent_moments import PLACES, SIDE
+from hicast.encoders.vgg import BLOCKS
 from hicast.errors import MemoryLimitError
 from hicast.training.activations import Activations, count_activations
 from hicast.training.sources import OnNote
@@ -26,8 +28,8 @@ AUTOCAST_SHARE = 0.75
 SLACK = 1.3
 """Activations with the gradients and the scratch space of the operation in progress; measured on the compact image stage."""
 
-BYTES_PER_PAINTING = 300_000
-"""What is kept of a measured painting."""
+BYTES_PER_PAINTING = 170_000
+"""What is kept of a measured painting besides its Gram matrices and neighbourhoods of its latents: statistics and tokens."""
 
 LATENT_COPIES = 3
 """How many times kept latents are there at most: while they are gathered, joined and written."""
@@ -191,7 +193,9 @@ def _pictures(settings: TrainSettings, counts: Counts, pictures: Mapping[str, in
     kept = sum(min(room, number * one) for number in stills.values())
     latents = sum(stills.values()) * getattr(settings, "cached_crops", 0) * counts.latents * LATENT_COPIES * _itemsize(settings)
     ahead = (settings.readers + 2) * samples * settings.accumulate * getattr(settings, "frames", 1) * 2 * 3 * 4 * settings.crop**2
-    return round(kept + ahead + latents + pictures.get("style", 0) * BYTES_PER_PAINTING)
+    grams = 2 * sum(BLOCKS[int(name.removeprefix("relu")[0]) - 1][0] ** 2 for name in getattr(settings, "gram_layers", {}))
+    patches = 2 * PLACES * SIDE**2 * 64 * counts.latents // settings.crop**2
+    return round(kept + ahead + latents + pictures.get("style", 0) * (BYTES_PER_PAINTING + grams + patches))
 
 
 def _itemsize(settings: TrainSettings) -> int:

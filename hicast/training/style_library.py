@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ class StyleLibrary:
 
 
 class MomentsLibrary:
-    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for."""
+    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for; neighbourhoods are kept in float16."""
 
     def __init__(self, pool: PicturePool, codec: LatentCodec, side: int, device: torch.device) -> None:
         """Nothing is read yet."""
@@ -69,8 +70,10 @@ class MomentsLibrary:
         """Moments of the paintings with these indices, a row each."""
         for row in rows:
             if row not in self._known:
-                self._known[row] = painting_moments(self._codec, to_batch([self._pool[row]]).to(self._device), self._side)
-        return stack_moments([self._known[row] for row in rows])
+                moments = painting_moments(self._codec, to_batch([self._pool[row]]).to(self._device), self._side)
+                self._known[row] = replace(moments, patches=moments.patches.half())
+        stacked = stack_moments([self._known[row] for row in rows])
+        return replace(stacked, patches=stacked.patches.float())
 
 
 def _spread(values: Tensor) -> Tensor:
