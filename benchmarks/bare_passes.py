@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 def autoencoder_pass(stage: Any, batch: Any) -> Tensor:
     """Encoder, decoder and VGG-16 on one batch, and a number to go back from."""
+    import torch
+
     from hicast.training.autoencoder_stage import DETAIL_TAPS
 
     image = batch.image.to(stage.device)
     decoded = decode(stage, image)
     stage._features(image)
-    return sum(value.float().mean() for value in stage.vgg(decoded.float(), DETAIL_TAPS).values())
+    return sum(value.mean(dtype=torch.float32) for value in stage.vgg(decoded.float(), DETAIL_TAPS).values())
 
 
 def decode(stage: Any, image: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def image_pass(stage: Any, batch: Any) -> Tensor:
         clean = stage.codec.encode(image).float()
         stage.vgg(image, tuple(stage.settings.content_layers))
     decoded = stage.codec.decode(stage.estimate(batch, clean, stage.conditions(batch, clean))).float()
-    return sum(value.float().mean() for value in stage.vgg(decoded, stage.taps).values())
+    return sum(value.mean(dtype=torch.float32) for value in stage.vgg(decoded, stage.taps).values())
 
 
 def adapter_pass(stage: Any, batch: Any) -> Tensor:
@@ -54,7 +56,7 @@ def adapter_pass(stage: Any, batch: Any) -> Tensor:
     decoded = stage.codec.decode(estimate).float()
     features = stage.vgg(decoded, stage.taps).values() if stage.taps else ()
     maps = [stage.drawing.compare(decoded)] if stage.drawing.compare and stage.drawing.live else []
-    return sum(value.float().mean() for value in (*features, *maps))
+    return sum(value.mean(dtype=torch.float32) for value in (*features, *maps))
 
 
 def temporal_pass(stage: Any, batch: Any) -> Tensor:
