@@ -219,7 +219,7 @@ def test_frames_of_a_clip_are_colored_alike(net):
     assert torch.allclose(net(frames, 999, conditions), expected, atol=1e-4)
 
 
-def test_a_clip_is_matched_as_a_whole_and_flickers_less(monkeypatch):
+def test_a_clip_is_matched_as_a_whole_and_flickers_less():
     aim, one = aim_of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3), torch.ones(6)
     still = 3 * normal(1, CHANNELS, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
     frames = still + 0.1 * normal(6, CHANNELS, 16, 16, seed=5)

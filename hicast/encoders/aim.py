@@ -46,7 +46,8 @@ def axes_of(painting: Tensor) -> Tensor:
     to those before it in its pass; shorter than 1 where hardly anything is left, so that a flat painting has none."""
     device = torch.device("cpu") if painting.device.type == "mps" else painting.device  # Apple's GPUs lack the factorization
     values = painting.to(device)
-    chosen = (values - values.mean(2, keepdim=True))[..., _drawn(values.shape[2], min(AXES, max(values.shape[1] // PART, 1))).to(device)].permute(0, 2, 3, 1)
+    drawn = _drawn(values.shape[2], min(AXES, max(values.shape[1] // PART, 1))).to(device)
+    chosen = (values - values.mean(2, keepdim=True))[..., drawn].permute(0, 2, 3, 1)
     chosen = chosen / chosen.norm(dim=3, keepdim=True).clamp_min(1e-6)
     likeness = chosen @ chosen.mT + CLEAR * torch.eye(chosen.shape[2], device=device)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(likeness), chosen, upper=False).to(painting.device)

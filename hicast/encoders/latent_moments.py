@@ -22,7 +22,8 @@ SIDE = 3
 
 @dataclass(frozen=True)
 class LatentMoments:
-    """Mean (batch, channels), covariance (batch, channels, channels) and neighbourhoods `patches` (batch, channels * `SIDE` ** 2, `PLACES`) of latents, float32."""
+    """Mean (batch, channels), covariance (batch, channels, channels) and neighbourhoods `patches` (batch, channels * `SIDE` ** 2, `PLACES`) of
+    latents, float32."""
 
     mean: Tensor
     covariance: Tensor

@@ -58,7 +58,8 @@ class StyleLibrary:
 
 
 class MomentsLibrary:
-    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for; neighbourhoods are kept in float16."""
+    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for; neighbourhoods
+    are kept in float16."""
 
     def __init__(self, pool: PicturePool, codec: LatentCodec, side: int, device: torch.device) -> None:
         """Nothing is read yet."""
