@@ -125,7 +125,7 @@ def test_words_that_are_no_times(word):
 @pytest.mark.parametrize(
     "words, text",
     [
-        (("--window", "2"), "video.overlap: expected less than the window of 2 frames, found 3; lower it, or raise video.window"),
+        (("--window", "2"), "video.overlap: expected less than the window of 2 frames, found 4; lower it, or raise video.window"),
         (("--window", "0"), "command line: video.window: expected a whole number from 1 to 128, found 0"),
         (("--end", "2", "--preview", "1"), "expected --end or --preview, found both; leave one out"),
         (("--start", "2", "--end", "1"), "--end: expected a time after the start, found 1 s; raise it"),

@@ -87,7 +87,7 @@ def test_moments_of_a_mixture_are_those_of_all_places_together():
 
 def test_net_colors_what_it_predicts_as_strongly_as_the_style_counts(net):
     content, noise, style = random(1, CHANNELS, 16, 16), torch.zeros(1, CHANNELS, 16, 16), LatentMoments.of(mixed(1, CHANNELS, 16, 16, seed=3))
-    for scale, share in ((0.0, 0.0), (0.5, 0.25), (1.0, 0.5), (1.5, 0.5)):
+    for scale, share in ((0.0, 0.0), (0.5, 0.25), (1.0, 0.5), (1.5, 0.75), (3.0, 1.0)):
         given = Conditions.of(content, code(moments=style), style_scale=scale)
         plain = net.predict(noise, 999, given)
         assert torch.allclose(net(noise, 999, given), colored(plain, style, torch.tensor([share])), atol=1e-6)
@@ -114,9 +114,9 @@ def test_flag_travels_with_the_model(net, tmp_path):
     assert HiCastModel.from_pretrained(tmp_path).coloring == 0.5
     (tmp_path / FLAGS_FILE).write_text(json.dumps({"content_skip": True}))
     assert HiCastModel.from_pretrained(tmp_path).coloring == 0.0
-    for wrong in (2, "half", True):
+    for wrong in (5, "half", True):
         (tmp_path / FLAGS_FILE).write_text(json.dumps({"coloring": wrong}))
-        with pytest.raises(ModelError, match="coloring: expected a number from 0 to 1"):
+        with pytest.raises(ModelError, match="coloring: expected a number from 0 to 4"):
             HiCastModel.from_pretrained(tmp_path)
 
 

@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from hicast.encoders.aim import AXES, PASSES, Aim, axes_of
-from hicast.encoders.latent_moments import PLACES, SIDE, LatentMoments, mix_moments, pad_latents
+from hicast.encoders.aim import AXES, SIDE, Aim, axes_of
+from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS, ROWS, LatentMoments, mix_moments
+from hicast.encoders.texture import COMMON, Texture
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.models import matching
@@ -33,12 +34,12 @@ def clumps(*places: int, seed: int = 0) -> torch.Tensor:
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     """Mean distance of sorted values along 40 directions (sliced Wasserstein) of neighbourhoods of latents (1, channels, height, width) of one size."""
     directions = torch.nn.functional.normalize(normal(40, one.shape[1] * SIDE**2, seed=9), dim=1)
-    along = [torch.sort(directions @ torch.nn.functional.unfold(pad_latents(latents), SIDE)[0], dim=1).values for latents in (one, other)]
+    along = [torch.sort(directions @ torch.nn.functional.unfold(latents, SIDE)[0], dim=1).values for latents in (one, other)]
     return (along[0] - along[1]).abs().mean().item()
 
 
-def patches_of(latents: torch.Tensor) -> torch.Tensor:
-    return LatentMoments.of(latents).patches
+def blocks_of(latents: torch.Tensor) -> torch.Tensor:
+    return LatentMoments.of(latents).blocks.unflatten(2, (-1, BLOCK, BLOCK))
 
 
 def aim_of(latents: torch.Tensor) -> Aim:
@@ -52,12 +53,12 @@ def stripes(seed: int = 0) -> torch.Tensor:
 
 def test_axes_come_from_the_painting_are_orthogonal_and_always_the_same():
     patches = normal(2, 40 * SIDE**2, 500)
-    found = axes_of(patches)
-    assert found.shape == (2, PASSES, AXES, 40 * SIDE**2) and torch.equal(axes_of(patches), found)
-    assert torch.allclose(found @ found.mT, torch.eye(AXES).expand(2, PASSES, -1, -1), atol=0.01)
+    found = axes_of(patches, 5)
+    assert found.shape == (2, 5, AXES, 40 * SIDE**2) and torch.equal(axes_of(patches, 5), found)
+    assert torch.allclose(found @ found.mT, torch.eye(AXES).expand(2, 5, -1, -1), atol=0.01)
     first = torch.nn.functional.cosine_similarity(found[0, 0, 0][:, None], patches[0] - patches[0].mean(1, keepdim=True), dim=0)
     assert first.max() > 0.999  # one of the painting's own
-    assert axes_of(torch.full((1, CHANNELS * SIDE**2, 20), 3.0)).abs().max() < 1e-3  # fewer places than axes, and all alike
+    assert axes_of(torch.full((1, CHANNELS * SIDE**2, 20), 3.0), 2).abs().max() < 1e-3  # fewer places than axes, and all alike
 
 
 def test_full_strength_gives_the_paintings_distribution_where_moments_alone_do_not(monkeypatch):
@@ -65,8 +66,8 @@ def test_full_strength_gives_the_paintings_distribution_where_moments_alone_do_n
     latents, painting = normal(1, CHANNELS, 32, 32), clumps(32, 32, seed=3)
     by_moments = colored(latents, LatentMoments.of(painting), torch.ones(1))
     result = matched(by_moments, aim_of(painting), torch.ones(1))
-    assert apart(result, painting) < 0.35 * apart(by_moments, painting)
-    assert apart(matched(latents, aim_of(painting), torch.ones(1)), painting) < 0.35 * apart(latents, painting)
+    assert apart(result, painting) < 0.4 * apart(by_moments, painting)
+    assert apart(matched(latents, aim_of(painting), torch.ones(1)), painting) < 0.4 * apart(latents, painting)
 
 
 def test_patterns_of_neighbourhoods_come_over_where_single_values_are_alike(monkeypatch):
@@ -80,13 +81,14 @@ def test_patterns_of_neighbourhoods_come_over_where_single_values_are_alike(monk
     assert alternation(matched(latents, aim_of(painting), torch.ones(1))) < alternation(latents) - 0.3
 
 
-def test_strength_counts_row_by_row_and_what_is_alike_stays():
+def test_strength_counts_row_by_row_and_what_is_alike_stays(monkeypatch):
+    monkeypatch.setattr(matching, "SEED", 0.0)  # of texture random values have enough
     latents, painting = normal(3, CHANNELS, 16, 16), aim_of(clumps(16, 16))
     none, half, full = matched(latents, painting, torch.tensor([0.0, 0.5, 1.0]))
     whole = matched(latents, painting, torch.ones(3))
     assert torch.equal(none, latents[0]) and torch.allclose(half, (latents[1] + whole[1]) / 2, atol=1e-5) and torch.equal(full, whole[2])
     own = normal(1, CHANNELS, 32, 32)
-    assert (matched(own, aim_of(own), torch.ones(1)) - own).abs().mean() < 0.02 * own.std()
+    assert (matched(own, aim_of(own), torch.ones(1)) - own).abs().mean() < 0.06 * own.std()
 
 
 def test_every_row_of_a_batch_has_its_own_painting():
@@ -113,6 +115,7 @@ def test_flat_pictures_and_paintings_stay_finite(flat):
 
 
 def test_a_flat_area_gets_no_more_texture_than_its_share(monkeypatch):
+    monkeypatch.setattr(matching, "SEED", 0.0)
     latents = normal(1, CHANNELS, 32, 32)
     latents[..., 16:] = 0.5 + 0.01 * normal(1, CHANNELS, 32, 16, seed=4)
     painting = aim_of(3 * normal(1, CHANNELS, 32, 32, seed=5))
@@ -122,20 +125,57 @@ def test_a_flat_area_gets_no_more_texture_than_its_share(monkeypatch):
         return matched(latents, painting, torch.ones(1))[..., 20:].std((2, 3)).mean()
 
     none, some, full = texture(0.0), texture(0.4), texture(1.0)
-    assert none < 0.2 * full and some < 0.5 * full
+    assert none < 0.5 * full and none < some < 0.7 * full
 
 
-def test_neighbourhoods_are_spread_over_the_painting_and_mixed_by_shares():
+def test_blocks_are_spread_over_the_painting_and_mixed_by_shares():
     rows = torch.arange(64.0).view(1, 1, 64, 1).expand(1, CHANNELS, 64, 48)
-    patches = patches_of(rows)
-    assert patches.shape == (1, CHANNELS * SIDE**2, PLACES) and patches.mean() == pytest.approx(31.5, abs=0.1)
-    above, middle, below = (patches[:, SIDE * row + 1 :: SIDE**2] for row in range(3))
-    assert torch.equal(below - middle, torch.where(middle == 63, 0.0, 1.0)) and torch.equal(middle - above, torch.where(middle == 0, 0.0, 1.0))
-    assert patches_of(rows[..., :1, :5]).shape == (1, CHANNELS * SIDE**2, PLACES)
-    mixture = mix_moments([LatentMoments.of(torch.zeros(1, CHANNELS, 9, 9)), LatentMoments.of(torch.ones(1, CHANNELS, 9, 9))], [0.25, 0.75])
-    assert mixture.patches.shape == (1, CHANNELS * SIDE**2, PLACES) and mixture.patches.mean() == pytest.approx(0.75)
-    alone = mix_moments([LatentMoments.of(torch.zeros(1, CHANNELS, 9, 9)), LatentMoments.of(torch.ones(1, CHANNELS, 9, 9))], [0.0, 1.0])
-    assert torch.equal(alone.patches, torch.ones(1, CHANNELS * SIDE**2, PLACES))
+    blocks = blocks_of(rows)
+    assert blocks.shape == (1, KEPT_BLOCKS, CHANNELS, BLOCK, BLOCK) and blocks.mean() == pytest.approx(31.5, abs=0.1)
+    assert torch.equal(blocks[..., 1:, :] - blocks[..., :-1, :], torch.ones(1, KEPT_BLOCKS, CHANNELS, BLOCK - 1, BLOCK))
+    assert blocks.min() == 0 and blocks.max() == 63  # up to the borders
+    columns = blocks_of(rows.transpose(2, 3)).unflatten(1, (ROWS, ROWS))
+    assert torch.equal(columns[:, 0], columns[:, -1]) and (columns.diff(dim=2) > 0).all()
+    assert blocks_of(rows[..., :1, :5]).shape == (1, KEPT_BLOCKS, CHANNELS, BLOCK, BLOCK)  # smaller than a block
+    nought, one = LatentMoments.of(torch.zeros(1, CHANNELS, 9, 9)), LatentMoments.of(torch.ones(1, CHANNELS, 9, 9))
+    mixture = mix_moments([nought, one], [0.25, 0.75])
+    assert mixture.blocks.shape == nought.blocks.shape and mixture.blocks.mean() == pytest.approx(0.75, abs=0.01)
+    assert torch.equal(mix_moments([nought, one], [0.0, 1.0]).blocks, one.blocks)
+
+
+def ripples(period: float = 4.0) -> torch.Tensor:
+    """Latents (1, `CHANNELS`, 40, 40): dark and rippled above, bright and smooth below."""
+    wave = torch.sin(2 * torch.pi * torch.arange(40) / period).expand(20, 40)
+    return torch.cat([wave - 3, torch.full((20, 40), 3.0)]).expand(1, CHANNELS, 40, 40)
+
+
+def test_texture_is_laid_where_the_painting_has_it():
+    texture = Texture.of(blocks_of(ripples()))
+    dark, bright = (texture.laid(torch.full((1, CHANNELS, 25, 31), value)) for value in (-3.0, 3.0))
+    assert dark.shape == (1, CHANNELS, 25, 31) and torch.equal(dark, texture.laid(torch.full((1, CHANNELS, 25, 31), -3.0)))
+    assert dark.std() > 0.3 and dark.std() > 3 * bright.std()
+    assert dark.mean().abs() < 0.2  # texture alone, no tone
+    assert texture.laid(normal(2, CHANNELS, 3, 2)).shape == (2, CHANNELS, 3, 2)
+
+
+def test_blocks_that_stand_out_are_left_alone():
+    painting = 0.1 * normal(1, CHANNELS, 60, 60)
+    painting[..., 26:34, 26:34] += 5 * normal(1, CHANNELS, 8, 8, seed=1)  # a figure
+    texture = Texture.of(blocks_of(painting))
+    assert (texture.roughness > COMMON * texture.roughness.median()).any()
+    assert texture.laid(torch.zeros(1, CHANNELS, 40, 40)).abs().max() < 0.5
+
+
+def test_flat_areas_get_texture_in_pictures_and_none_in_clips():
+    latents = torch.full((2, CHANNELS, 24, 24), -3.0)
+    latents[..., 12:] = 3 * normal(1, CHANNELS, 24, 12)
+    aim = aim_of(ripples())
+    seeds = matching._seeds(latents, aim.texture, aim.variance[..., None, None])
+    assert seeds[..., :8].std() > 0.2 and seeds[..., :8].std() > 3 * seeds[..., 16:].std()
+    still, clip, held = (
+        matched(latents, aim, torch.ones(2), **given)[0, :, :, :8].std((1, 2)).max() for given in ({}, {"frames": 2}, {"loose": torch.zeros(2)})
+    )
+    assert still > 0.2 and clip < 0.6 * still and held < 0.6 * still
 
 
 @pytest.fixture
@@ -153,7 +193,7 @@ def test_net_matches_after_it_colors_as_strongly_as_the_style_counts(net):
     content, noise, style = normal(1, CHANNELS, 16, 16), torch.zeros(1, CHANNELS, 16, 16), LatentMoments.of(clumps(16, 16))
     for coloring in (0.0, 0.5):
         net.coloring = coloring
-        for scale, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.0)):
+        for scale, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.5), (3.0, 2.0)):
             given = Conditions.of(content, code(style), style_scale=scale)
             expected = colored(net.predict(noise, 999, given), style, torch.tensor([share * coloring]))
             expected = matched(expected, style.aim(), torch.tensor([share * 0.5]))
@@ -162,7 +202,8 @@ def test_net_matches_after_it_colors_as_strongly_as_the_style_counts(net):
         net(noise, 999, Conditions.of(content, code()))
 
 
-def test_tiles_are_matched_together(net):
+def test_tiles_are_matched_together(net, monkeypatch):
+    monkeypatch.setattr(matching, "SEED", 0.0)  # which block a place takes turns on the least difference
     content, noise = normal(1, CHANNELS, 96, 96), torch.zeros(1, CHANNELS, 96, 96)
     content[..., 48:] += 3
     given = Conditions.of(content, code(LatentMoments.of(2 * normal(1, CHANNELS, 16, 16, seed=3))))
@@ -176,7 +217,7 @@ def test_flag_travels_with_the_model(net, tmp_path):
     net.save_pretrained(tmp_path)
     assert HiCastModel.from_pretrained(tmp_path).matching == 0.5
     (tmp_path / FLAGS_FILE).write_text(json.dumps({"matching": -1}))
-    with pytest.raises(ModelError, match="matching: expected a number from 0 to 1, found -1; mend the file"):
+    with pytest.raises(ModelError, match="matching: expected a number from 0 to 4, found -1; mend the file"):
         HiCastModel.from_pretrained(tmp_path)
 
 
@@ -187,11 +228,12 @@ def test_pipeline_matches_by_the_painting(make_pipeline):
     pipeline.model.matching = 1.0
     styled = pipeline.encode_style([(painting, 1.0)])
     assert styled.aim is not None and Conditions.of(normal(1, pipeline.model.unet.config.out_channels, 8, 8), styled).aim is styled.aim
-    assert styled.moments.patches.shape == (1, pipeline.model.unet.config.out_channels * SIDE**2, PLACES)
+    assert styled.moments.blocks.shape == (1, KEPT_BLOCKS, pipeline.model.unet.config.out_channels * BLOCK**2)
     assert not torch.allclose(pipeline.stylize_image(photo, styled, size=64), plain, atol=1e-3)
 
 
-def test_what_residuals_hold_gets_less_texture(net):
+def test_what_residuals_hold_gets_less_texture(net, monkeypatch):
+    monkeypatch.setattr(matching, "SEED", 0.0)  # else not linear in how far they hold
     content, noise, style = normal(1, CHANNELS, 16, 16), torch.zeros(1, CHANNELS, 16, 16), LatentMoments.of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3)
     residuals = tuple(torch.zeros(1, *shape) for shape in ((32, 16, 16), (32, 8, 8), (32, 4, 4)))
     plain = Conditions.of(content, code(style))
@@ -219,9 +261,10 @@ def test_frames_of_a_clip_are_colored_alike(net):
     assert torch.allclose(net(frames, 999, conditions), expected, atol=1e-4)
 
 
-def test_a_clip_is_matched_as_a_whole_and_flickers_less():
+def test_a_clip_is_matched_as_a_whole_and_flickers_less(monkeypatch):
+    monkeypatch.setattr(matching, "SEED", 0.0)  # which clips do without
     aim, one = aim_of(2 * normal(1, CHANNELS, 32, 32, seed=3) ** 3), torch.ones(6)
-    still = 3 * normal(1, CHANNELS, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    still = 3 * torch.nn.functional.interpolate(normal(1, CHANNELS, 4, 4), size=(16, 16), mode="bilinear")
     frames = still + 0.1 * normal(6, CHANNELS, 16, 16, seed=5)
     alone, together = matched(frames, aim, one), matched(frames, aim, one, 6)
 

@@ -235,7 +235,7 @@ def test_kept_latents_are_part_of_the_pictures():
     kept, none = (expected(changed, counts, {"content": 7, "style": 3}, CPU)["pictures"] for changed in (settings, settings.model_copy(update={"cached_crops": 0})))
     less = expected(settings.model_copy(update={"cached_crops": 0}), replace(counts, latents=0), {"style": 3}, CPU)["pictures"]
     more = expected(settings.model_copy(update={"cached_crops": 0}), counts, {"style": 3}, CPU)["pictures"]
-    assert more - less == 3 * (2 * 1024 * 9 * 100 // 16)  # neighbourhoods of paintings' latents, float16
+    assert more - less == 3 * (2 * 81 * 64 * 100 // 16)  # blocks of paintings' latents, float16
     assert kept - none == 10 * 4 * 100 * 2 * memory.LATENT_COPIES
     assert count(outline_image(_settings("debug-image"))).latents == 8 * 4 * 4
 

@@ -26,10 +26,10 @@ class ModelConfig(BaseModel):
     style_encoder: Part = {}
     content_projection: Part = {}
     content_skip: bool = False
-    coloring: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the way that predicted latents are moved to the moments of the painting's."""
-    matching: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the way that they are then moved to the distribution of the painting's."""
+    coloring: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """How far predicted latents are moved to the moments of the painting's for each unit of the net's style scale: 1 is wholly, and the most."""
+    matching: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """How far, likewise, they are then moved to the distribution of the painting's neighbourhoods."""
     unet: Part
     scheduler: Part
     temporal: Part = {}

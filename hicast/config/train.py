@@ -74,10 +74,10 @@ class ImageTraining(RepaintTraining):
     """Published losses, mistakes included, for a net that predicts noise: `latent`, `noise`, `style`, `gram`, `adversarial` and `patch` only."""
     trained: Annotated[tuple[Literal["net", "decoder"], ...], Field(min_length=1)] = ("net",)
     """What learns: the net, the autoencoder's decoder, or both; a decoder that learns wants `reconstruction` among the losses."""
-    coloring: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the way that predicted latents are moved to the moments of the painting's; None keeps what the model says."""
-    matching: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the way that they are then moved to the distribution of the painting's; None keeps what the model says."""
+    coloring: Annotated[float, Field(ge=0, le=4)] | None = None
+    """How far predicted latents are moved to the moments of the painting's for each unit of style scale, at most wholly; None keeps what the model says."""
+    matching: Annotated[float, Field(ge=0, le=4)] | None = None
+    """How far, likewise, they are then moved to the distribution of the painting's; None keeps what the model says."""
     cached_crops: Annotated[int, Field(ge=0)] = 0
     """Crops of each picture that are drawn once and whose latents are kept on disk, in place of new ones for every sample; 0 for none."""
     targets: Path | None = None

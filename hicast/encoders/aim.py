@@ -2,62 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-PASSES, AXES, PART = 20, 48, 3
-"""Sets of axes, gone through one after the other; how many each has at most; and into how many parts of all that there are that goes at most."""
+from hicast.encoders.texture import Texture
+
+COARSE, FINE = 2, 1
+SCALES = (*[COARSE] * 4, *[FINE] * 3) * 2
+"""The sets of axes, gone through one after the other: those of latents of which so many places to each side are one, or of the latents themselves."""
+
+SIDE = 3
+"""Side of a neighbourhood in places."""
+
+PLACES = 640
+"""Neighbourhoods of a painting that are looked at on each scale, at most."""
+
+AXES, PART = 48, 3
+"""How many axes a set has at most; and into how many parts of all that there are that goes at most."""
 
 CLEAR = 1e-3
 """Share of the squared length of an axis that must not follow from those before it to count in full."""
 
-LEVELS = 128
+LEVELS = 64
 """Levels that values along an axis are told apart by."""
 
 SPAN = 4.0
 """Where those levels lie: this many standard deviations of the painting's to either side of their mean. Values beyond count as at the ends."""
 
-SMOOTHING = 1.5
+ENOUGH = 1024
+"""Places of a picture that tell how its values are spread; of much larger pictures every second or third row and column is looked at."""
+
+SMOOTHING = 0.75
 """Standard deviation, in levels, by which shares are blurred."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """Of every set (batch, count, values) in `axes` how a painting's neighbourhoods are spread along it, and the `variance` (batch, channels) of its latents."""
+    """Of every set (batch, count, values) in `axes`, one for each of `SCALES`, how a painting's neighbourhoods are spread along it; the `variance`
+    (batch, channels) of its latents; and its `texture`."""
 
     axes: tuple[Tensor, ...]
     spreads: tuple[Spread, ...]
     variance: Tensor
+    texture: Texture
 
     @classmethod
-    def of(cls, patches: Tensor, channels: int) -> Aim:
-        """That of neighbourhoods `patches` (batch, values, places) of latents with so many `channels`."""
-        patches = patches.float()
-        axes, inside = axes_of(patches), patches.shape[1] // channels
-        spread = Spread.of(axes.flatten(1, 2) @ patches)
-        return cls(axes.unbind(1), spread.parts(PASSES), patches[:, inside // 2 :: inside].var(2))
+    def of(cls, blocks: Tensor) -> Aim:
+        """That of `blocks` (batch, count, channels, side, side) of a painting's latents."""
+        blocks = blocks.float()
+        sets = {scale: _sets(blocks, scale) for scale in set(SCALES)}
+        axes, spreads = zip(*(next(sets[scale]) for scale in SCALES), strict=True)
+        return cls(axes, spreads, blocks.transpose(1, 2).flatten(2).var(2), Texture.of(blocks))
 
 
-def axes_of(painting: Tensor) -> Tensor:
-    """Axes (batch, `PASSES`, count, values) of neighbourhoods `painting` (batch, values, places): some of them less their mean, each made orthogonal
+def _sets(blocks: Tensor, scale: int) -> Iterator[tuple[Tensor, Spread]]:
+    """The sets of axes on one scale and how neighbourhoods are spread along them."""
+    count = SCALES.count(scale)
+    flat = blocks.flatten(0, 1)
+    patches = neighbourhoods(flat if scale == 1 else functional.avg_pool2d(flat, scale), len(blocks))
+    axes = axes_of(patches, count)
+    return zip(axes.unbind(1), Spread.of(axes.flatten(1, 2) @ patches).parts(count), strict=True)
+
+
+def neighbourhoods(blocks: Tensor, batch: int) -> Tensor:
+    """Neighbourhoods (batch, channels * `SIDE` ** 2, places) inside `blocks` (batch * count, channels, height, width), spread evenly, at most `PLACES`."""
+    every = functional.unfold(blocks, SIDE).unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
+    count = min(PLACES, every.shape[2])
+    return every[..., torch.arange(count) * every.shape[2] // count]
+
+
+def axes_of(painting: Tensor, passes: int) -> Tensor:
+    """Axes (batch, `passes`, count, values) of neighbourhoods `painting` (batch, values, places): some of them less their mean, each made orthogonal
     to those before it in its pass; shorter than 1 where hardly anything is left, so that a flat painting has none."""
     device = torch.device("cpu") if painting.device.type == "mps" else painting.device  # Apple's GPUs lack the factorization
     values = painting.to(device)
-    drawn = _drawn(values.shape[2], min(AXES, max(values.shape[1] // PART, 1))).to(device)
+    drawn = _drawn(values.shape[2], passes, min(AXES, max(values.shape[1] // PART, 1))).to(device)
     chosen = (values - values.mean(2, keepdim=True))[..., drawn].permute(0, 2, 3, 1)
     chosen = chosen / chosen.norm(dim=3, keepdim=True).clamp_min(1e-6)
     likeness = chosen @ chosen.mT + CLEAR * torch.eye(chosen.shape[2], device=device)
-    return torch.linalg.solve_triangular(torch.linalg.cholesky(likeness), chosen, upper=False).to(painting.device)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(likeness), chosen, upper=False).contiguous().to(painting.device)
 
 
 @cache
-def _drawn(places: int, count: int) -> Tensor:
-    """Indices (`PASSES`, `count`) of places whose neighbourhoods become axes, always the same, no place twice in a pass while there are enough."""
+def _drawn(places: int, passes: int, count: int) -> Tensor:
+    """Indices (`passes`, `count`) of places whose neighbourhoods become axes, always the same, no place twice in a pass while there are enough."""
     generator = torch.Generator().manual_seed(0)
-    order = [torch.randperm(places, generator=generator) for _ in range(PASSES)]
+    order = [torch.randperm(places, generator=generator) for _ in range(passes)]
     return torch.stack([one.repeat(-(-count // places))[:count] for one in order])
 
 
@@ -76,7 +111,7 @@ class Spread:
         mean = values.mean(2, keepdim=True)
         spread = (values.square().mean(2, keepdim=True) - mean.square()).clamp_min(1e-12).sqrt()
         low, step = mean - SPAN * spread, 2 * SPAN / (LEVELS - 1) * spread
-        below = _below(_levels(values, low, step))
+        below = _below(((values - low) / step).clamp_(0, LEVELS - 1).round_().long())
         return cls(low, step, below + torch.arange(LEVELS, device=values.device) * 1e-7)  # rises even where nothing is
 
     def parts(self, count: int) -> tuple[Spread, ...]:
@@ -84,19 +119,21 @@ class Spread:
         return tuple(Spread(*part) for part in zip(*(values.chunk(count, dim=1) for values in (self.low, self.step, self.below)), strict=True))
 
     def change(self, values: Tensor, frames: int) -> Tensor:
-        """How far `values` (batch, axes, places) have to go along each axis until every `frames` rows are spread like this."""
-        at = _levels(values, self.low, self.step)
-        ours, theirs = _below(at).unflatten(0, (-1, frames)), self.below.expand(len(at), -1, -1)
+        """How far `values` (batch, height, width, axes) have to go along each axis until every `frames` rows are spread like this, in their dtype."""
+        batch, *sides, axes = values.shape
+        level = values.to(torch.float32, copy=True).reshape(batch, -1, axes).mul_(1 / self.step.mT).sub_((self.low / self.step).mT).clamp_(0, LEVELS - 1)
+        every = max(round((level.shape[1] / ENOUGH) ** 0.5), 1)
+        some = level.view(values.shape)[:, ::every, ::every].flatten(1, 2).mT.round().long()
+        ours, theirs = _below(some).unflatten(0, (-1, frames)), self.below.expand(batch, -1, -1)
         ours = ours.mean(1, keepdim=True).expand_as(ours).flatten(0, 1).contiguous()
         above = torch.searchsorted(theirs.contiguous(), ours).clamp_(1, LEVELS - 1)
         low, high = theirs.gather(2, above - 1), theirs.gather(2, above)
-        curve = above - 1 + ((ours - low) / (high - low)).clamp_(0, 1) - torch.arange(LEVELS, device=values.device)
-        return (curve * self.step).gather(2, at)
-
-
-def _levels(values: Tensor, low: Tensor, step: Tensor) -> Tensor:
-    """The levels next to `values` (batch, axes, places), indices of the same shape."""
-    return ((values.float() - low) / step).clamp_(0, LEVELS - 1).round_().long()
+        curve = self.step * (above - 1 + ((ours - low) / (high - low)).clamp_(0, 1) - torch.arange(LEVELS, device=values.device))
+        slope = functional.pad(curve.diff(dim=2), (0, 1))
+        at = level.int()
+        past = level.sub_(at).reshape(-1)
+        at = at.add_(LEVELS * torch.arange(batch * axes, dtype=torch.int, device=values.device).view(batch, 1, axes)).reshape(-1)
+        return curve.view(-1).index_select(0, at).addcmul_(past, slope.view(-1).index_select(0, at)).to(values.dtype).view(values.shape)
 
 
 def _below(at: Tensor) -> Tensor:

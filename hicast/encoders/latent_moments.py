@@ -1,4 +1,4 @@
-"""What a painting's latents are like: their mean and covariance over all places, and their neighbourhoods at some."""
+"""What a painting's latents are like: their mean and covariance over all places, and blocks of them."""
 
 from __future__ import annotations
 
@@ -13,59 +13,51 @@ from hicast.encoders.aim import Aim
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.io.images import resize_image, working_size
 
-PLACES = 1024
-"""Places of a painting whose neighbourhoods are kept, spread evenly over it."""
+BLOCK = 8
+"""Side of a block in places."""
 
-SIDE = 3
-"""Side of a neighbourhood in places."""
+ROWS = 9
+"""Rows and columns of blocks that are kept of a painting, spread evenly over it, so that they overlap."""
+
+KEPT_BLOCKS = ROWS**2
 
 
 @dataclass(frozen=True)
 class LatentMoments:
-    """Mean (batch, channels), covariance (batch, channels, channels) and neighbourhoods `patches` (batch, channels * `SIDE` ** 2, `PLACES`) of
-    latents, float32."""
+    """Mean (batch, channels), covariance (batch, channels, channels) and `blocks` (batch, `KEPT_BLOCKS`, channels * `BLOCK` ** 2) of latents, float32."""
 
     mean: Tensor
     covariance: Tensor
-    patches: Tensor
+    blocks: Tensor
 
     @classmethod
     def of(cls, latents: Tensor) -> LatentMoments:
-        """Moments of `latents` (batch, channels, height, width) over their places."""
-        flat = latents.float().flatten(2)
-        mean = flat.mean(2, keepdim=True)
-        centered = flat - mean
-        patches = functional.unfold(pad_latents(latents.float()), SIDE)[..., _spread(flat.shape[2], PLACES)]
-        return cls(mean[..., 0], centered @ centered.transpose(1, 2) / flat.shape[2], patches)
-
-    def together(self, frames: int) -> LatentMoments:
-        """The same batch, every `frames` rows of it, the frames of a clip, with the moments that all of those have together; each keeps its neighbourhoods."""
-        means, covariances = self.mean.unflatten(0, (-1, frames)), self.covariance.unflatten(0, (-1, frames))
-        mean = means.mean(1, keepdim=True)
-        away = means - mean
-        covariance = covariances.mean(1, keepdim=True) + (away[..., :, None] * away[..., None, :]).mean(1, keepdim=True)
-        return LatentMoments(mean.expand_as(means).flatten(0, 1), covariance.expand_as(covariances).flatten(0, 1), self.patches)
+        """Moments of `latents` (batch, channels, height, width) over their places; of fewer than a block's the last are repeated."""
+        whole = functional.pad(latents.float(), (0, max(BLOCK - latents.shape[3], 0), 0, max(BLOCK - latents.shape[2], 0)), mode="replicate")
+        rows, columns = (torch.linspace(0, side - BLOCK, ROWS).round().long() for side in whole.shape[-2:])
+        cuts = whole.unfold(2, BLOCK, 1).unfold(3, BLOCK, 1)[:, :, rows][:, :, :, columns]
+        return cls(*mean_and_covariance(latents), cuts.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))
 
     def aim(self) -> Aim:
         """What latents are matched to; of a batch that was expanded from one painting that one's."""
-        patches = self.patches if self.patches.stride(0) else self.patches[:1]
-        return Aim.of(patches, self.mean.shape[1])
+        blocks = self.blocks if self.blocks.stride(0) else self.blocks[:1]
+        return Aim.of(blocks.unflatten(2, (-1, BLOCK, BLOCK)))
 
     def expand(self, batch: int) -> LatentMoments:
         """The same for a `batch`; these are of that batch or of 1."""
-        return LatentMoments(self.mean.expand(batch, -1), self.covariance.expand(batch, -1, -1), self.patches.expand(batch, -1, -1))
+        return LatentMoments(self.mean.expand(batch, -1), self.covariance.expand(batch, -1, -1), self.blocks.expand(batch, -1, -1))
 
 
 def mix_moments(moments: Sequence[LatentMoments], shares: Sequence[float]) -> LatentMoments:
-    """Moments of a mixture that has `shares` (sum 1) of latents with these `moments`; each gives as large a share of the neighbourhoods."""
+    """Moments of a mixture that has `shares` (sum 1) of latents with these `moments`; each gives as large a share of the blocks."""
     mean = torch.stack([share * one.mean for one, share in zip(moments, shares, strict=True)]).sum(0)
     spread = torch.zeros_like(moments[0].covariance)
     for one, share in zip(moments, shares, strict=True):
         away = one.mean - mean
         spread = spread + share * (one.covariance + away[:, :, None] * away[:, None, :])
-    bounds = [round(PLACES * sum(shares[:count])) for count in range(len(shares) + 1)]
-    patches = [one.patches[..., _spread(PLACES, stop - start)] for one, start, stop in zip(moments, bounds[:-1], bounds[1:], strict=True)]
-    return LatentMoments(mean, spread, torch.cat(patches, dim=2))
+    bounds = [round(KEPT_BLOCKS * sum(shares[:count])) for count in range(len(shares) + 1)]
+    blocks = [one.blocks[:, _spread(KEPT_BLOCKS, stop - start)] for one, start, stop in zip(moments, bounds[:-1], bounds[1:], strict=True)]
+    return LatentMoments(mean, spread, torch.cat(blocks, dim=1))
 
 
 def stack_moments(parts: Sequence[LatentMoments]) -> LatentMoments:
@@ -79,9 +71,14 @@ def painting_moments(codec: LatentCodec, painting: Tensor, side: int) -> LatentM
     return LatentMoments.of(codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last)))
 
 
-def pad_latents(latents: Tensor) -> Tensor:
-    """`latents` (batch, channels, height, width) with their borders repeated, so that every place has a neighbourhood."""
-    return functional.pad(latents, (SIDE // 2,) * 4, mode="replicate")
+def mean_and_covariance(latents: Tensor, frames: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean (batch, channels) and covariance (batch, channels, channels) of `latents` (batch, channels, height, width) over their places; every
+    `frames` rows, the frames of a clip, have those of all of them."""
+    flat = latents.float().flatten(2).unflatten(0, (-1, frames)).transpose(1, 2).flatten(2)
+    mean = flat.mean(2, keepdim=True)
+    centered = flat - mean
+    covariance = centered @ centered.transpose(1, 2) / flat.shape[2]
+    return mean[..., 0].repeat_interleave(frames, 0), covariance.repeat_interleave(frames, 0)
 
 
 def _spread(places: int, count: int) -> Tensor:

@@ -25,6 +25,9 @@ TOKEN_DIM = 256 + 512
 
 _SMALLEST_STD = 1e-6
 
+_AT_ONCE = 2**18
+"""Values per picture that stay in a processor's cache while they are summed up."""
+
 
 @dataclass(frozen=True)
 class StyleCode:
@@ -65,12 +68,18 @@ class _ChannelStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(context, features: Tensor) -> tuple[Tensor, Tensor]:
-        rows = features.to(torch.float32, copy=True).permute(0, 2, 3, 1).flatten(1, 2)
-        mean = rows.mean(1, keepdim=True)
+        rows = features.permute(0, 2, 3, 1).flatten(1, 2)
         context.last = max(1, rows.shape[1] - 1)
-        std = (rows.sub_(mean).square_().sum(1) / context.last).clamp_min(_SMALLEST_STD**2).sqrt()
-        context.save_for_backward(features, std, mean[:, 0])
-        return std, mean[:, 0]
+        parts = rows.split(max(1, _AT_ONCE // rows.shape[2]), dim=1)
+        near = parts[0].float().mean(1, keepdim=True)  # sums of squares about it lose nothing to rounding
+        total = squares = torch.zeros_like(near[:, 0])
+        for part in parts:
+            away = part.to(torch.float32, copy=True).sub_(near)
+            total, squares = total + away.sum(1), squares + away.square_().sum(1)
+        off = total / rows.shape[1]
+        std = ((squares - off * total) / context.last).clamp_min(_SMALLEST_STD**2).sqrt()
+        context.save_for_backward(features, std, near[:, 0] + off)
+        return std, near[:, 0] + off
 
     @staticmethod
     def backward(context, of_std: Tensor, of_mean: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hicast.encoders.latent_moments import LatentMoments
+from hicast.encoders.latent_moments import LatentMoments, mean_and_covariance
 
 FLOOR = 0.2
 """Variance that is added to both covariances, over the painting's mean variance: nothing is multiplied without limit where a picture is flat."""
@@ -21,11 +21,11 @@ def colored(latents: Tensor, style: LatentMoments, strength: Tensor, frames: int
     surroundings = "cpu" if latents.is_meta else latents.device.type  # autocast knows no meta tensors
     with torch.autocast(surroundings, enabled=False):
         flat = latents.float().flatten(2)
-        own = LatentMoments.of(latents).together(frames)
+        mean, covariance = mean_and_covariance(latents, frames)
         floor = FLOOR * style.covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(flat.shape[1], device=flat.device)
         root = _power(style.covariance + floor, 0.5)
-        map_ = root @ InverseRoot.apply(root @ (own.covariance + floor) @ root) @ root
-        moved = map_ @ (flat - own.mean[..., None]) + style.mean[..., None]
+        map_ = root @ InverseRoot.apply(root @ (covariance + floor) @ root) @ root
+        moved = map_ @ (flat - mean[..., None]) + style.mean[..., None]
         return torch.lerp(flat, moved, strength.float()[:, None, None]).view_as(latents).to(latents.dtype)
 
 

@@ -24,6 +24,12 @@ from hicast.models.unet import ContentProjection, build_unet, normalize_content
 
 FLAGS_FILE = "hicast.json"
 
+SHARES = ("coloring", "matching")
+"""What a net's prediction can be moved towards the painting by: so far for each unit of its style scale, at most wholly."""
+
+MOST = 4
+"""Largest value of these."""
+
 _SCALE_EMBEDDING_FACTOR = 10.0
 
 
@@ -114,8 +120,8 @@ class HiCastModel(nn.Module):
 
     With `content_skip` the U-Net's output is added to the modulated content, and for style scales below 1 to a mixture
     of that and the photo's own latents, so that a style scale of 0 starts from the photo itself. With `coloring` above 0 what comes
-    out, which must be latents, is moved by that share towards the moments of the painting's latents, less as the style scale falls below 1;
-    with `matching` it then goes by that share, less as the style scale falls below 1, towards their distribution.
+    out, which must be latents, is moved towards the moments of the painting's latents by that times the style scale, at most wholly; with
+    `matching` it then goes by that times the style scale, at most wholly, to where their neighbourhoods are distributed.
     """
 
     def __init__(
@@ -149,12 +155,12 @@ class HiCastModel(nn.Module):
             return prediction
         if conditions.moments is None:
             raise ModelError("conditions: expected moments of the painting's latents, found none; encode the style by the pipeline")
-        strength = _keep_style(conditions) * _style_scale(conditions).clamp(0, 1)
+        strength = _keep_style(conditions) * _style_scale(conditions).clamp_min(0)
         if self.coloring:
-            prediction = colored(prediction, conditions.moments, self.coloring * strength, conditions.frames)
+            prediction = colored(prediction, conditions.moments, (self.coloring * strength).clamp_max(1), conditions.frames)
         if self.matching:
             loose, aim = 1 - _hold(conditions), conditions.aim or conditions.moments.aim()
-            prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self.unet.dtype)
+            prediction = matched(prediction, aim, (self.matching * strength).clamp_max(1), conditions.frames, loose, self.unet.dtype)
         return prediction
 
     def predict(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
@@ -189,7 +195,7 @@ class HiCastModel(nn.Module):
         folder = Path(folder)
         for name, module in (("unet", self.unet), ("content_projection", self.content_projection)):
             save_module(module, folder / name, dtype, {"component": name})
-        shares = {name: share for name in ("coloring", "matching") if (share := getattr(self, name))}
+        shares = {name: share for name in SHARES if (share := getattr(self, name))}
         save_json({"content_skip": self.content_skip} | shares, folder / FLAGS_FILE)
 
     @classmethod
@@ -199,7 +205,7 @@ class HiCastModel(nn.Module):
         flags = load_json(folder / FLAGS_FILE)
         unet = load_module(build_unet, folder / "unet")
         projection = load_module(lambda config: ContentProjection(**config), folder / "content_projection")
-        shares = {name: _share(name, flags, folder) for name in ("coloring", "matching")}
+        shares = {name: _share(name, flags, folder) for name in SHARES}
         return cls(unet, projection, content_skip=bool(flags.get("content_skip")), **shares).eval()
 
     @property
@@ -229,8 +235,8 @@ class HiCastModel(nn.Module):
 def _share(name: str, flags: Mapping[str, Any], folder: Path) -> float:
     """The share that the flags of a model in `folder` give for `name`; raises ModelError for one that is none."""
     value = flags.get(name, 0.0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ModelError(f"{folder / FLAGS_FILE}: {name}: expected a number from 0 to 1, found {value!r}; mend the file")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+        raise ModelError(f"{folder / FLAGS_FILE}: {name}: expected a number from 0 to {MOST}, found {value!r}; mend the file")
     return float(value)
 
 

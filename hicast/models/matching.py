@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hicast.encoders.aim import Aim, Spread
-from hicast.encoders.latent_moments import SIDE, pad_latents
+from hicast.encoders.aim import SCALES, SIDE, Aim, Spread
+from hicast.encoders.texture import Texture
+
+SEED, FLAT = 1.1, 0.3
+"""How much of the painting's texture flat areas are given before they are matched; and the variance, over the painting's, at which it is half of that."""
 
 STEP = 2.0
 """How far, over the mean of what the neighbourhoods that share a place ask for: more than 1, as those agree in part only and a pass knows some axes. 3 diverges."""
@@ -15,7 +22,7 @@ STEP = 2.0
 REACH, FAINT = 2, 0.01
 """Of the filter that keeps flat areas flat: its reach in places, and the variance, over the painting's, below which differences are no outlines."""
 
-GRAIN, CLIP_GRAIN = 0.7, 0.3
+GRAIN, CLIP_GRAIN = 0.6, 0.2
 """Share that stays of what the filter takes away: flat areas get this much of the painting's texture, in clips, where it flickers, less."""
 
 SPELL = 4
@@ -26,35 +33,56 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
             loose: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """`latents` (batch, channels, height, width) moved by `strength` (batch,) in [0, 1] of the way to where their neighbourhoods are distributed as `painting`.
 
-    `painting` is of that batch or of 1. Pass by pass some of its neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes
-    to that value below which as large a share of the painting's lies, and every place to the mean of what the neighbourhoods that hold it ask for;
-    every `frames` rows, the frames of a clip, go by what they are together, so that they do not flicker. Where much of a picture has nearly one value
+    `painting` is of that batch or of 1. First flat areas are given some of its texture, which the rest works out. Then, pass by pass, some of its
+    neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes to that value below which as large a share of the painting's
+    lies, and every place to the mean of what the neighbourhoods that hold it ask for, from coarse to fine and once more; every `frames` rows, the
+    frames of a clip, go by what they are together and get no texture, so that they do not flicker. Where much of a picture has nearly one value
     that would tear small differences apart, so what is added is made a local linear function of the latents, nearly constant where they are and, in
-    clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it, less where `loose` (batch,) is below 1. Computed in float32, whatever the surroundings, but for convolutions in `dtype`; its gradient
-    by `latents` is 1. Source: matching of patch distributions by sliced transport (Elnekave and Weiss, arXiv 2203.11862), here of latents, without
-    gradients and along axes from the painting itself; iterated one-dimensional transport (Pitié et al. 2007, doi 10.1016/j.cviu.2006.11.011), the
-    gradient that of exact feature distribution matching (Zhang et al., arXiv 2203.07740), guided filter (He et al. 2013, doi 10.1109/TPAMI.2012.213).
+    clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it; where `loose` (batch,) is below 1 less of that and of the texture.
+    Computed in float32, whatever the surroundings, but for convolutions in `dtype`; its gradient by `latents` is 1. Source: matching of patch
+    distributions by sliced transport (Elnekave and Weiss, arXiv 2203.11862), here of latents, without gradients and along axes from the painting
+    itself; iterated one-dimensional transport (Pitié et al. 2007, doi 10.1016/j.cviu.2006.11.011), the gradient that of exact feature distribution
+    matching (Zhang et al., arXiv 2203.07740), guided filter (He et al. 2013, doi 10.1109/TPAMI.2012.213).
     """
     surroundings = "cpu" if latents.is_meta else latents.device.type  # autocast knows no meta tensors
     with torch.autocast(surroundings, enabled=False), torch.no_grad():
-        moved = latents.float()
-        for axes, spread in zip(painting.axes, painting.spreads, strict=True):
-            moved = moved + _change(moved, axes, spread, frames, dtype)
-        change = moved - latents.float()
-        faint = FAINT * painting.variance[..., None, None]
-        share = (GRAIN if frames == 1 else CLIP_GRAIN) * (torch.ones_like(strength) if loose is None else loose).float()
-        change = torch.lerp(_guided(change, latents.float(), faint, frames), change, share[:, None, None, None]) * strength.float()[:, None, None, None]
-    return latents + change.to(latents.dtype)
+        own, varied = latents.float().contiguous(memory_format=torch.channels_last), painting.variance[..., None, None].clamp_min(1e-12)
+        loose = (torch.ones_like(strength) if loose is None else loose).float()[:, None, None, None]
+        moved = seeded = own if frames > 1 else own + loose * _seeds(own, painting.texture, varied)
+        for scale, group in groupby(zip(SCALES, painting.axes, painting.spreads, strict=True), key=itemgetter(0)):
+            moved = moved + _on_scale(moved, scale, group, frames, dtype)
+        change = moved - seeded
+        share = (GRAIN if frames == 1 else CLIP_GRAIN) * loose
+        change = torch.lerp(_guided(change, seeded, FAINT * varied, frames), change, share) + seeded - own
+    return latents + (change * strength.float()[:, None, None, None]).to(latents.dtype)
+
+
+def _seeds(latents: Tensor, texture: Texture, varied: Tensor) -> Tensor:
+    """Texture for `latents` (batch, channels, height, width) where they are flat, measured by `varied` (batch or 1, channels, 1, 1), the painting's variance."""
+    unrest = ((_box(latents.square(), 1) - _box(latents, 1).square()).clamp_min(0) / varied).mean(1, keepdim=True)
+    return SEED * FLAT / (unrest + FLAT) * texture.laid(latents)
+
+
+def _on_scale(latents: Tensor, scale: int, passes: Iterable[tuple[int, Tensor, Spread]], frames: int, dtype: torch.dtype) -> Tensor:
+    """What `passes` add to `latents` (batch, channels, height, width) if `scale` places to each side are one."""
+    start = latents if scale == 1 else functional.avg_pool2d(latents, scale, ceil_mode=True, count_include_pad=False)
+    moved = start
+    for _, axes, spread in passes:
+        moved = moved + _change(moved, axes, spread, frames, dtype)
+    return moved - start if scale == 1 else functional.interpolate(moved - start, size=latents.shape[-2:], mode="bilinear")
 
 
 def _change(latents: Tensor, axes: Tensor, spread: Spread, frames: int, dtype: torch.dtype) -> Tensor:
     """What one pass along `axes` (batch or 1, count, values) adds to `latents` (batch, channels, height, width)."""
-    groups, channels = len(axes), latents.shape[1]
-    filters = axes.unflatten(2, (channels, SIDE, SIDE)).flatten(0, 1).to(dtype)
-    whole = pad_latents(latents).reshape(-1, groups * channels, *(side + SIDE - 1 for side in latents.shape[-2:])).to(dtype)
-    along = functional.conv2d(whole, filters, groups=groups)
-    asked = spread.change(along.reshape(len(latents), axes.shape[1], -1), frames).view_as(along).to(dtype)
-    return STEP / SIDE**2 * functional.conv_transpose2d(asked, filters, padding=SIDE // 2, groups=groups).view_as(latents).float()
+    groups, channels, edge = len(axes), latents.shape[1], SIDE // 2
+    filters = axes.unflatten(2, (channels, SIDE, SIDE)).to(dtype)
+    there, back = filters.flatten(0, 1), filters.transpose(1, 2).flip(3, 4).flatten(0, 1)
+    whole = functional.pad(latents, (edge,) * 4, mode="replicate").to(dtype)
+    whole = whole.reshape(-1, groups * channels, *whole.shape[-2:]).contiguous(memory_format=torch.channels_last) if groups > 1 else whole
+    along = functional.conv2d(whole, there, groups=groups).permute(0, 2, 3, 1)
+    apart = along.unflatten(3, (groups, -1)).permute(0, 3, 1, 2, 4).reshape(len(latents), *along.shape[1:3], -1)
+    asked = spread.change(apart, frames).unflatten(0, (-1, groups)).permute(0, 1, 4, 2, 3).flatten(1, 2)
+    return STEP / SIDE**2 * functional.conv2d(asked, back, padding=edge, groups=groups).reshape(latents.shape).float()
 
 
 def _guided(change: Tensor, guide: Tensor, faint: Tensor, frames: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hicast.config.train_run import TrainSettings
-from hicast.encoders.latent_moments import PLACES, SIDE
+from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS
 from hicast.encoders.vgg import BLOCKS
 from hicast.errors import MemoryLimitError
 from hicast.training.activations import Activations, count_activations
@@ -194,8 +194,8 @@ def _pictures(settings: TrainSettings, counts: Counts, pictures: Mapping[str, in
     latents = sum(stills.values()) * getattr(settings, "cached_crops", 0) * counts.latents * LATENT_COPIES * _itemsize(settings)
     ahead = (settings.readers + 2) * samples * settings.accumulate * getattr(settings, "frames", 1) * 2 * 3 * 4 * settings.crop**2
     grams = 2 * sum(BLOCKS[int(name.removeprefix("relu")[0]) - 1][0] ** 2 for name in getattr(settings, "gram_layers", {}))
-    patches = 2 * PLACES * SIDE**2 * 64 * counts.latents // settings.crop**2
-    return round(kept + ahead + latents + pictures.get("style", 0) * (BYTES_PER_PAINTING + grams + patches))
+    blocks = 2 * KEPT_BLOCKS * BLOCK**2 * 64 * counts.latents // settings.crop**2
+    return round(kept + ahead + latents + pictures.get("style", 0) * (BYTES_PER_PAINTING + grams + blocks))
 
 
 def _itemsize(settings: TrainSettings) -> int:

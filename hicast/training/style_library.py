@@ -58,7 +58,7 @@ class StyleLibrary:
 
 
 class MomentsLibrary:
-    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for; neighbourhoods
+    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for; blocks
     are kept in float16."""
 
     def __init__(self, pool: PicturePool, codec: LatentCodec, side: int, device: torch.device) -> None:
@@ -72,9 +72,9 @@ class MomentsLibrary:
         for row in rows:
             if row not in self._known:
                 moments = painting_moments(self._codec, to_batch([self._pool[row]]).to(self._device), self._side)
-                self._known[row] = replace(moments, patches=moments.patches.half())
+                self._known[row] = replace(moments, blocks=moments.blocks.half())
         stacked = stack_moments([self._known[row] for row in rows])
-        return replace(stacked, patches=stacked.patches.float())
+        return replace(stacked, blocks=stacked.blocks.float())
 
 
 def _spread(values: Tensor) -> Tensor:
