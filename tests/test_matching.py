@@ -9,7 +9,7 @@ import torch
 
 from hicast.encoders.aim import AXES, SIDE, Aim, axes_of
 from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS, ROWS, LatentMoments, mix_moments
-from hicast.encoders.texture import COMMON, Texture
+from hicast.encoders.texture import COMMON
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.models import matching
@@ -150,7 +150,7 @@ def ripples(period: float = 4.0) -> torch.Tensor:
 
 
 def test_texture_is_laid_where_the_painting_has_it():
-    texture = Texture.of(blocks_of(ripples()))
+    texture = aim_of(ripples()).texture
     dark, bright = (texture.laid(torch.full((1, CHANNELS, 25, 31), value)) for value in (-3.0, 3.0))
     assert dark.shape == (1, CHANNELS, 25, 31) and torch.equal(dark, texture.laid(torch.full((1, CHANNELS, 25, 31), -3.0)))
     assert dark.std() > 0.3 and dark.std() > 3 * bright.std()
@@ -161,7 +161,7 @@ def test_texture_is_laid_where_the_painting_has_it():
 def test_blocks_that_stand_out_are_left_alone():
     painting = 0.1 * normal(1, CHANNELS, 60, 60)
     painting[..., 26:34, 26:34] += 5 * normal(1, CHANNELS, 8, 8, seed=1)  # a figure
-    texture = Texture.of(blocks_of(painting))
+    texture = aim_of(painting).texture
     assert (texture.roughness > COMMON * texture.roughness.median()).any()
     assert texture.laid(torch.zeros(1, CHANNELS, 40, 40)).abs().max() < 0.5
 

@@ -57,7 +57,8 @@ class Aim:
         blocks = blocks.float()
         sets = {scale: _sets(blocks, scale) for scale in set(SCALES)}
         axes, spreads = zip(*(next(sets[scale]) for scale in SCALES), strict=True)
-        return cls(axes, spreads, blocks.transpose(1, 2).flatten(2).var(2), Texture.of(blocks))
+        variance = blocks.transpose(1, 2).flatten(2).var(2)
+        return cls(axes, spreads, variance, Texture.of(blocks, variance))
 
 
 def _sets(blocks: Tensor, scale: int) -> Iterator[tuple[Tensor, Spread]]:
@@ -71,9 +72,12 @@ def _sets(blocks: Tensor, scale: int) -> Iterator[tuple[Tensor, Spread]]:
 
 def neighbourhoods(blocks: Tensor, batch: int) -> Tensor:
     """Neighbourhoods (batch, channels * `SIDE` ** 2, places) inside `blocks` (batch * count, channels, height, width), spread evenly, at most `PLACES`."""
-    every = functional.unfold(blocks, SIDE).unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
-    count = min(PLACES, every.shape[2])
-    return every[..., torch.arange(count) * every.shape[2] // count]
+    every = blocks.unfold(2, SIDE, 1).unfold(3, SIDE, 1).unflatten(0, (batch, -1)).transpose(2, 4)  # batch, count, columns, rows, channels and two sides
+    count, columns, rows = every.shape[1:4]
+    total = count * rows * columns
+    drawn = torch.arange(min(PLACES, total), device=blocks.device) * total // min(PLACES, total)
+    block, row, column = drawn // (rows * columns), drawn // columns % rows, drawn % columns
+    return every[:, block, column, row].flatten(2).mT.contiguous()
 
 
 def axes_of(painting: Tensor, passes: int) -> Tensor:

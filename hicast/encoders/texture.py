@@ -37,9 +37,9 @@ class Texture:
     scale: Tensor
 
     @classmethod
-    def of(cls, blocks: Tensor) -> Texture:
-        """That of `blocks` (batch, count, channels, side, side)."""
-        scale = blocks.transpose(1, 2).flatten(2).std(2)[:, None].clamp_min(1e-6)
+    def of(cls, blocks: Tensor, variance: Tensor) -> Texture:
+        """That of `blocks` (batch, count, channels, side, side) of latents with this `variance` (batch, channels)."""
+        scale = variance.sqrt()[:, None].clamp_min(1e-6)
         flat = blocks.flatten(0, 1)
         whole = functional.pad(flat, (SLOW // 2,) * 4, mode="replicate")
         surface = (flat - functional.avg_pool2d(whole.contiguous(memory_format=torch.channels_last), SLOW, 1)) * _fading(blocks.shape[-1]).to(flat)
