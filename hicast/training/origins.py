@@ -12,6 +12,7 @@ from hicast.config.train_run import TrainSettings
 from hicast.encoders.style import StyleEncoder
 from hicast.io.bases import ADAPTERS
 from hicast.io.weights import resolve_model
+from hicast.models.hicast_model import SHARES
 from hicast.training.cache_keys import content_digest, weights_digest
 from hicast.training.sources import Source, list_sources
 from hicast.training.targets import PAIRS_FILE
@@ -36,7 +37,7 @@ def frozen_digests(net: nn.Module | None, autoencoder: nn.Module | None, style_e
         "text context": context,
     }
     digests = {name: weights_digest(module).hex() for name, module in found.items() if module is not None}
-    shares = {name: getattr(net, name, 0.0) for name in ("coloring", "matching")}
+    shares = {name: getattr(net, name, 0.0) for name in SHARES}
     return digests | {f"{name} of the net": f"{share:g}" for name, share in shares.items() if share}
 
 

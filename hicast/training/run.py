@@ -78,6 +78,7 @@ def _open_autoencoder(settings: AutoencoderTraining, opening: Opening) -> Stage:
 
 
 def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
+    from hicast.models.hicast_model import SHARES
     from hicast.training import start
     from hicast.training.noise_stage import stage_class
 
@@ -86,7 +87,7 @@ def _open_image(settings: ImageTraining, opening: Opening) -> Stage:
     fresh = folder is None or not (folder / "unet").is_dir()
     start.check_base(settings.base, None if fresh else settings.start, settings.model, config)
     pipeline = _fresh_pipeline(settings, opening, config, folder) if fresh else _earlier_pipeline(settings, opening, config, folder)
-    for share in ("coloring", "matching"):
+    for share in SHARES:
         if getattr(settings, share) is not None:
             setattr(pipeline.model, share, getattr(settings, share))
         start.check_coloring(share, getattr(pipeline.model, share), pipeline.scheduler_config)
