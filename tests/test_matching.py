@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 
+from hicast.encoders import texture
 from hicast.encoders.aim import AXES, SIDE, Aim, axes_of
 from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS, ROWS, LatentMoments, mix_moments
-from hicast.encoders.texture import COMMON
 from hicast.encoders.style import StyleCode
+from hicast.encoders.texture import BOLD, OFTEN, SPREAD
 from hicast.errors import ModelError
-from hicast.models import matching
+from hicast.models import hicast_model, matching
 from hicast.models.coloring import colored
 from hicast.models.hicast_model import FLAGS_FILE, Conditions, HiCastModel, stack_conditions
 from hicast.models.matching import matched
@@ -145,25 +146,46 @@ def test_blocks_are_spread_over_the_painting_and_mixed_by_shares():
 
 def ripples(period: float = 4.0) -> torch.Tensor:
     """Latents (1, `CHANNELS`, 40, 40): dark and rippled above, bright and smooth below."""
-    wave = torch.sin(2 * torch.pi * torch.arange(40) / period).expand(20, 40)
-    return torch.cat([wave - 3, torch.full((20, 40), 3.0)]).expand(1, CHANNELS, 40, 40)
+    wave = torch.sin(2 * torch.pi * torch.arange(40) / period).expand(26, 40)
+    return torch.cat([wave - 3, torch.full((14, 40), 3.0)]).expand(1, CHANNELS, 40, 40)
 
 
 def test_texture_is_laid_where_the_painting_has_it():
-    texture = aim_of(ripples()).texture
-    dark, bright = (texture.laid(torch.full((1, CHANNELS, 25, 31), value)) for value in (-3.0, 3.0))
-    assert dark.shape == (1, CHANNELS, 25, 31) and torch.equal(dark, texture.laid(torch.full((1, CHANNELS, 25, 31), -3.0)))
+    rippled = aim_of(ripples()).texture
+    dark, bright = (rippled.laid(torch.full((1, CHANNELS, 25, 31), value)) for value in (-3.0, 3.0))
+    assert dark.shape == (1, CHANNELS, 25, 31) and torch.equal(dark, rippled.laid(torch.full((1, CHANNELS, 25, 31), -3.0)))
     assert dark.std() > 0.3 and dark.std() > 3 * bright.std()
     assert dark.mean().abs() < 0.2  # texture alone, no tone
-    assert texture.laid(normal(2, CHANNELS, 3, 2)).shape == (2, CHANNELS, 3, 2)
+    assert rippled.laid(normal(2, CHANNELS, 3, 2)).shape == (2, CHANNELS, 3, 2)
 
 
-def test_blocks_that_stand_out_are_left_alone():
-    painting = 0.1 * normal(1, CHANNELS, 60, 60)
-    painting[..., 26:34, 26:34] += 5 * normal(1, CHANNELS, 8, 8, seed=1)  # a figure
-    texture = aim_of(painting).texture
-    assert (texture.roughness > COMMON * texture.roughness.median()).any()
-    assert texture.laid(torch.zeros(1, CHANNELS, 40, 40)).abs().max() < 0.5
+def test_blocks_that_hold_figures_are_left_alone():
+    surface = 0.1 * normal(1, CHANNELS, 60, 60)
+    detail, outline = surface.clone(), surface.clone()
+    detail[..., 26:34, 26:34] += 5 * normal(1, CHANNELS, 8, 8, seed=1)
+    outline[..., 40:, :] += 3
+    for painting in (detail, outline):
+        held = aim_of(painting).texture
+        assert (held.against > BOLD).any() and (held.against == 0).float().mean() > 0.15
+        assert held.laid(torch.zeros(1, CHANNELS, 40, 40)).abs().max() < 0.5
+
+
+def test_texture_of_one_tone_comes_from_many_blocks():
+    places, blocks = 100, 50
+    drawn = texture._drawn(torch.zeros(2, places, blocks))
+    assert torch.equal(drawn, texture._drawn(torch.zeros(2, places, blocks))) and torch.equal(drawn[0], drawn[1])
+    assert len(drawn[0].unique()) > 0.75 * blocks
+    liked = torch.zeros(1, places, blocks)
+    liked[..., 0] = -3 * SPREAD  # twenty times as likely as any other
+    assert 0.5 * OFTEN <= (texture._drawn(liked) == 0).sum() / (places / blocks) <= 2 * OFTEN
+    assert (texture._drawn(liked[:, :3]) == 0).float().mean() < 1  # even where there are fewer places than blocks
+
+
+def test_likely_blocks_are_drawn_as_often_as_they_are_likely(monkeypatch):
+    monkeypatch.setattr(texture, "OFTEN", 100.0)
+    away = torch.tensor([0.0, SPREAD, 2 * SPREAD]).expand(1, 3000, 3)
+    shares = torch.nn.functional.one_hot(texture._drawn(away)[0], 3).float().mean(0)
+    assert torch.allclose(shares, (-torch.arange(3.0)).softmax(0), atol=0.03)
 
 
 def test_flat_areas_get_texture_in_pictures_and_none_in_clips():
@@ -176,6 +198,19 @@ def test_flat_areas_get_texture_in_pictures_and_none_in_clips():
         matched(latents, aim, torch.ones(2), **given)[0, :, :, :8].std((1, 2)).max() for given in ({}, {"frames": 2}, {"loose": torch.zeros(2)})
     )
     assert still > 0.2 and clip < 0.6 * still and held < 0.6 * still
+    alone = matched(latents, aim, torch.ones(2), texture=False)[0, :, :, :8].std((1, 2)).max()
+    assert clip < alone < 0.9 * still
+
+
+def test_a_strength_above_one_means_more_texture_and_nothing_else(monkeypatch):
+    latents, aim = torch.full((1, CHANNELS, 24, 24), -3.0), aim_of(ripples())
+    half, once, twice = (torch.tensor([strength]) for strength in (0.5, 1.0, 2.0))
+    assert torch.equal(matched(latents, aim, once, texture=False), matched(latents, aim, twice, texture=False))
+    monkeypatch.setattr(matching, "_on_scale", lambda moved, *rest: torch.zeros_like(moved))
+    texture = matched(latents, aim, once) - latents
+    assert texture.std() > 0.2
+    assert torch.allclose(matched(latents, aim, twice) - latents, 2 * texture, atol=1e-5)
+    assert torch.allclose(matched(latents, aim, half) - latents, texture / 4, atol=1e-5)  # half of the texture, half of the way
 
 
 @pytest.fixture
@@ -196,7 +231,7 @@ def test_net_matches_after_it_colors_as_strongly_as_the_style_counts(net):
         for scale, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.5), (3.0, 2.0)):
             given = Conditions.of(content, code(style), style_scale=scale)
             expected = colored(net.predict(noise, 999, given), style, torch.tensor([share * coloring]))
-            expected = matched(expected, style.aim(), torch.tensor([share * 0.5]))
+            expected = matched(expected, style.aim(), torch.tensor([scale * 0.5]))
             assert torch.allclose(net(noise, 999, given), expected, atol=1e-5)
     with pytest.raises(ModelError, match="expected moments of the painting's latents, found none"):
         net(noise, 999, Conditions.of(content, code()))
@@ -230,6 +265,18 @@ def test_pipeline_matches_by_the_painting(make_pipeline):
     assert styled.aim is not None and Conditions.of(normal(1, pipeline.model.unet.config.out_channels, 8, 8), styled).aim is styled.aim
     assert styled.moments.blocks.shape == (1, KEPT_BLOCKS, pipeline.model.unet.config.out_channels * BLOCK**2)
     assert not torch.allclose(pipeline.stylize_image(photo, styled, size=64), plain, atol=1e-3)
+
+
+def test_frames_get_no_texture_even_one_by_one(make_pipeline, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hicast_model, "matched", lambda latents, *given: asked.append(given[-1]) or latents)
+    pipeline, photo, painting = make_pipeline(), normal(1, 3, 64, 64).clamp(-1, 1), normal(1, 3, 64, 64, seed=4).clamp(-1, 1)
+    pipeline.model.matching = 1.0
+    pipeline.stylize_image(photo, [(painting, 1.0)], size=64)
+    assert asked and all(asked)
+    asked.clear()
+    assert pipeline.temporal is None and len(list(pipeline.stylize_video([photo, photo], [(painting, 1.0)], size=64))) == 2
+    assert asked and not any(asked)
 
 
 def test_what_residuals_hold_gets_less_texture(net, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,25 +15,34 @@ SLOW = 5
 OVERLAP = 2
 """Places that neighbouring blocks share."""
 
-CHOICE = 12
-"""Blocks that a place has to choose from: few, so that all come up and no place depends on another."""
-
-UNLIKE, BOLD = 3.0, 20.0
+UNLIKE = 2.0
 """What it counts against a block, in standard deviations of the painting's latents, that it is rougher or smoother than the place by as much as the
-painting varies; and that it is rougher by as much as the painting's median than `COMMON` of that is."""
+painting varies."""
 
-COMMON = 1.3
-"""Blocks rougher than so many times the median hold the figures of a painting rather than its surface."""
+CALM, BOLD = 0.4, 20.0
+"""Share of the blocks in which no detail stands out, and of those whose tone changes little from side to side: others hold figures rather than the
+painting's surface. What it counts against those, for each time that they go as far again."""
+
+DETAIL = 3
+"""Side in places of the squares whose means tell of both."""
+
+SPREAD = 0.25
+"""How much chance weighs against likeness, so that areas of one tone get many blocks."""
+
+OFTEN, ROUNDS = 4.0, 10
+"""How many times the mean a block may be laid; and rounds in which those that would be laid more often become less likely."""
 
 
 @dataclass(frozen=True)
 class Texture:
     """Of blocks of a painting's latents the `surface` (batch, count, channels, side, side), faded out towards their borders; their `means` (batch,
-    count, channels) over `scale` (batch, 1, channels), the painting's standard deviations; and their `roughness` (batch, count), likewise."""
+    count, channels) over `scale` (batch, 1, channels), the painting's standard deviations; their `roughness` (batch, count), likewise; and what counts
+    `against` them (batch, count) everywhere."""
 
     surface: Tensor
     means: Tensor
     roughness: Tensor
+    against: Tensor
     scale: Tensor
 
     @classmethod
@@ -43,12 +52,13 @@ class Texture:
         flat = blocks.flatten(0, 1)
         whole = functional.pad(flat, (SLOW // 2,) * 4, mode="replicate")
         surface = (flat - functional.avg_pool2d(whole.contiguous(memory_format=torch.channels_last), SLOW, 1)) * _fading(blocks.shape[-1]).to(flat)
-        means = blocks.mean((3, 4)) / scale
-        return cls(surface.view_as(blocks), means, (blocks.var((3, 4), correction=0) / scale.square()).mean(2).sqrt(), scale)
+        surface, relative = surface.view_as(blocks), blocks / scale[..., None, None]
+        against = torch.maximum(_beyond(_detail(surface / scale[..., None, None])), _beyond(_change(relative)))
+        return cls(surface, relative.mean((3, 4)), relative.var((3, 4), correction=0).mean(2).sqrt(), BOLD * against, scale)
 
     def laid(self, latents: Tensor) -> Tensor:
-        """Texture for `latents` (batch, channels, height, width), of their shape: every place gets that of a few blocks which is most
-        like it in mean and roughness, as in texture transfer by blocks (Efros and Freeman 2001, doi 10.1145/383259.383296)."""
+        """Texture for `latents` (batch, channels, height, width), of their shape: every place gets that of a block which is like it in mean and
+        roughness, as in texture transfer by blocks (Efros and Freeman 2001, doi 10.1145/383259.383296), drawn by the same chances every time."""
         side, stride = self.surface.shape[-1], self.surface.shape[-1] - OVERLAP
         rows, columns = (-(-(length + OVERLAP) // stride) for length in latents.shape[-2:])
         over = [(count - 1) * stride + side - length - OVERLAP for count, length in zip((rows, columns), latents.shape[-2:], strict=True)]
@@ -56,14 +66,26 @@ class Texture:
         means, squares = (functional.avg_pool2d(values, side, stride).flatten(2).transpose(1, 2) for values in (whole, whole.square()))
         roughness = ((squares - means.square()).clamp_min(0) / self.scale.square()).mean(2).sqrt()
         away = torch.cdist(means / self.scale, self.means.expand(len(latents), -1, -1)) + UNLIKE * (roughness[..., None] - self.roughness[:, None]).abs()
-        median = self.roughness.median(1, keepdim=True).values.clamp_min(1e-6)
-        away = away + BOLD * (self.roughness / median - COMMON).clamp_min(0)[:, None]
-        offered = _offered(*away.shape[1:]).to(latents.device).expand(len(latents), -1, -1)
-        taken = offered.gather(2, away.gather(2, offered).argmin(2, keepdim=True))
+        taken = _drawn(away + self.against[:, None])[..., None]
         surface = self.surface.flatten(2).expand(len(latents), -1, -1)
         chosen = surface.gather(1, taken.expand(-1, -1, surface.shape[2])).transpose(1, 2)
         size = (whole.shape[2], whole.shape[3])
         return functional.fold(chosen, size, side, stride=stride)[..., OVERLAP : OVERLAP + latents.shape[2], OVERLAP : OVERLAP + latents.shape[3]]
+
+
+def _detail(surface: Tensor) -> Tensor:
+    """How strong the strongest detail of each block's `surface` (batch, count, channels, side, side) is."""
+    return functional.avg_pool2d(surface.square().mean(2), DETAIL, 1).flatten(2).amax(2).sqrt()
+
+
+def _change(blocks: Tensor) -> Tensor:
+    """How much the tone of each of `blocks` (batch, count, channels, side, side) changes from side to side."""
+    return functional.avg_pool2d(blocks.flatten(0, 1), DETAIL, 1).unflatten(0, blocks.shape[:2]).var((3, 4), correction=0).mean(2).sqrt()
+
+
+def _beyond(amounts: Tensor) -> Tensor:
+    """How many times each of `amounts` (batch, count) goes beyond what `CALM` of them keep to; 0 for those."""
+    return (amounts / amounts.quantile(CALM, dim=1, keepdim=True).clamp_min(1e-6) - 1).clamp_min(0)
 
 
 def _fading(side: int) -> Tensor:
@@ -73,9 +95,17 @@ def _fading(side: int) -> Tensor:
     return fade[:, None] * fade
 
 
-@cache
-def _offered(places: int, blocks: int) -> Tensor:
-    """`CHOICE` of so many `blocks` for each of so many `places`, always the same, each block as often as every other."""
-    generator = torch.Generator().manual_seed(0)
-    rounds = -(-places * CHOICE // blocks)
-    return torch.cat([torch.randperm(blocks, generator=generator) for _ in range(rounds)])[: places * CHOICE].view(places, CHOICE)
+def _drawn(away: Tensor) -> Tensor:
+    """A block for each place (batch, places), likelier the less it is `away` (batch, places, blocks), none much more often than `OFTEN` times the mean."""
+    likely = _chances(*away.shape[1:]).to(away.device) - away / SPREAD
+    most = max(OFTEN * away.shape[1] / away.shape[2], 1.0)
+    for _ in range(ROUNDS):
+        likely = likely - (likely.softmax(2).sum(1, keepdim=True) / most).clamp_min(1).log()
+    return likely.argmax(2)
+
+
+@lru_cache(maxsize=8)
+def _chances(places: int, blocks: int) -> Tensor:
+    """What is added to log likelihoods so that the largest sum is a draw by them (Gumbel 1954): the same every time."""
+    chance = torch.rand(places, blocks, generator=torch.Generator().manual_seed(0))
+    return -(-chance.clamp(1e-6, 1 - 1e-6).log()).log()

@@ -43,7 +43,7 @@ class Conditions:
     boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs;
     every `frames` rows are those of one clip, which are colored alike. `hold` (batch,) in [0, 1] says how far residuals hold the
     photo's structure (None: wholly, where there are some): flat areas get less of the painting's texture for it. `aim`, of a batch of 1, is what a
-    net matches to (None: found from the moments).
+    net matches to (None: found from the moments). `texture` says whether flat areas get that of the painting, which those of clips never do.
     """
 
     content: Tensor
@@ -58,6 +58,7 @@ class Conditions:
     frames: int = 1
     hold: Tensor | None = None
     aim: Aim | None = None
+    texture: bool = True
 
     @classmethod
     def of(
@@ -69,6 +70,7 @@ class Conditions:
         style_scale: float | Tensor | None = None,
         frames: int = 1,
         hold: float | None = None,
+        texture: bool = True,
     ) -> Conditions:
         """Conditions from content `latents` (batch, channels, height, width) and a style code of that batch or of 1.
 
@@ -83,7 +85,7 @@ class Conditions:
         vector = style.vector.expand(batch, -1)
         moments = None if style.moments is None else style.moments.expand(batch)
         return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale, moments=moments, frames=frames,
-                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device), aim=style.aim)  # fmt: skip
+                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device), aim=style.aim, texture=texture)  # fmt: skip
 
     def without_style(self, null: StyleCode) -> Conditions:
         """The same with the null style; `null` may be a batch of 1 and its tokens replace the context if it has any."""
@@ -112,7 +114,7 @@ def stack_conditions(parts: Sequence[Conditions]) -> Conditions:
         moments = stack_moments([part.moments for part in parts])
     aim = parts[0].aim if all(part.aim is parts[0].aim for part in parts) else None
     return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps, moments=moments, frames=parts[0].frames,
-                      hold=torch.cat([_hold(part) for part in parts]), aim=aim)  # fmt: skip
+                      hold=torch.cat([_hold(part) for part in parts]), aim=aim, texture=parts[0].texture)  # fmt: skip
 
 
 class HiCastModel(nn.Module):
@@ -160,7 +162,7 @@ class HiCastModel(nn.Module):
             prediction = colored(prediction, conditions.moments, (self.coloring * strength).clamp_max(1), conditions.frames)
         if self.matching:
             loose, aim = 1 - _hold(conditions), conditions.aim or conditions.moments.aim()
-            prediction = matched(prediction, aim, (self.matching * strength).clamp_max(1), conditions.frames, loose, self.unet.dtype)
+            prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self.unet.dtype, conditions.texture)
         return prediction
 
     def predict(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:

@@ -13,8 +13,11 @@ from torch.nn import functional
 from hicast.encoders.aim import SCALES, SIDE, Aim, Spread
 from hicast.encoders.texture import Texture
 
-SEED, FLAT = 1.1, 0.3
-"""How much of the painting's texture flat areas are given before they are matched; and the variance, over the painting's, at which it is half of that."""
+SEED, FLAT = 1.9, 0.4
+"""How much of the painting's texture flat areas are given before they are matched, at a strength of 1; and the variance, over the painting's, at which it is half of that."""
+
+NEAR = (2, 4)
+"""How far around a place, in places, it must be flat to count as that, from where details lie to where those of a face do."""
 
 STEP = 2.0
 """How far, over the mean of what the neighbourhoods that share a place ask for: more than 1, as those agree in part only and a pass knows some axes. 3 diverges."""
@@ -30,15 +33,16 @@ SPELL = 4
 
 
 def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
-            loose: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """`latents` (batch, channels, height, width) moved by `strength` (batch,) in [0, 1] of the way to where their neighbourhoods are distributed as `painting`.
+            loose: Tensor | None = None, dtype: torch.dtype = torch.float32, texture: bool = True) -> Tensor:
+    """`latents` (batch, channels, height, width) moved by `strength` (batch,) of the way, at most wholly, to where their neighbourhoods are distributed as `painting`.
 
-    `painting` is of that batch or of 1. First flat areas are given some of its texture, which the rest works out. Then, pass by pass, some of its
-    neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes to that value below which as large a share of the painting's
-    lies, and every place to the mean of what the neighbourhoods that hold it ask for, from coarse to fine and once more; every `frames` rows, the
-    frames of a clip, go by what they are together and get no texture, so that they do not flicker. Where much of a picture has nearly one value
-    that would tear small differences apart, so what is added is made a local linear function of the latents, nearly constant where they are and, in
-    clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it; where `loose` (batch,) is below 1 less of that and of the texture.
+    `painting` is of that batch or of 1. First flat areas are given some of its texture, as much as `strength`, even above 1, and only where `texture`
+    says so; the rest works it out. Then, pass by pass, some of its neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes
+    to that value below which as large a share of the painting's lies, and every place to the mean of what the neighbourhoods that hold it ask for,
+    from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and get no texture, so that they do not
+    flicker. Where much of a picture has nearly one value that would tear small differences apart, so what is added is made a local linear function of
+    the latents, nearly constant where they are and, in clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it; where `loose` (batch,)
+    is below 1 less of that and of the texture.
     Computed in float32, whatever the surroundings, but for convolutions in `dtype`; its gradient by `latents` is 1. Source: matching of patch
     distributions by sliced transport (Elnekave and Weiss, arXiv 2203.11862), here of latents, without gradients and along axes from the painting
     itself; iterated one-dimensional transport (Pitié et al. 2007, doi 10.1016/j.cviu.2006.11.011), the gradient that of exact feature distribution
@@ -48,19 +52,21 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
     with torch.autocast(surroundings, enabled=False), torch.no_grad():
         own, varied = latents.float().contiguous(memory_format=torch.channels_last), painting.variance[..., None, None].clamp_min(1e-12)
         loose = (torch.ones_like(strength) if loose is None else loose).float()[:, None, None, None]
-        moved = seeded = own if frames > 1 else own + loose * _seeds(own, painting.texture, varied)
+        strength = strength.float()[:, None, None, None]
+        moved = seeded = own if frames > 1 or not texture else own + strength * loose * _seeds(own, painting.texture, varied)
         for scale, group in groupby(zip(SCALES, painting.axes, painting.spreads, strict=True), key=itemgetter(0)):
             moved = moved + _on_scale(moved, scale, group, frames, dtype)
         change = moved - seeded
         share = (GRAIN if frames == 1 else CLIP_GRAIN) * loose
         change = torch.lerp(_guided(change, seeded, FAINT * varied, frames), change, share) + seeded - own
-    return latents + (change * strength.float()[:, None, None, None]).to(latents.dtype)
+    return latents + (change * strength.clamp_max(1)).to(latents.dtype)
 
 
 def _seeds(latents: Tensor, texture: Texture, varied: Tensor) -> Tensor:
     """Texture for `latents` (batch, channels, height, width) where they are flat, measured by `varied` (batch or 1, channels, 1, 1), the painting's variance."""
-    unrest = ((_box(latents.square(), 1) - _box(latents, 1).square()).clamp_min(0) / varied).mean(1, keepdim=True)
-    return SEED * FLAT / (unrest + FLAT) * texture.laid(latents)
+    around = ((_box(latents.square(), 1, reach) - _box(latents, 1, reach).square()).clamp_min(0) for reach in NEAR)
+    unrest = torch.stack([(variance / varied).mean(1, keepdim=True) for variance in around]).amax(0)
+    return SEED / (1 + (unrest / FLAT).square()) * texture.laid(latents)
 
 
 def _on_scale(latents: Tensor, scale: int, passes: Iterable[tuple[int, Tensor, Spread]], frames: int, dtype: torch.dtype) -> Tensor:
@@ -93,9 +99,9 @@ def _guided(change: Tensor, guide: Tensor, faint: Tensor, frames: int) -> Tensor
     return _box(slope, frames) * guide + _box(average - slope * mean, frames)
 
 
-def _box(values: Tensor, frames: int) -> Tensor:
-    """Means over squares of 2 `REACH` + 1 places, or of what there is, and over 2 `SPELL` + 1 frames, the first and last repeated."""
-    reach = min(REACH, *(side - 1 for side in values.shape[-2:]))
+def _box(values: Tensor, frames: int, reach: int = REACH) -> Tensor:
+    """Means over squares of 2 `reach` + 1 places, or of what there is, and over 2 `SPELL` + 1 frames, the first and last repeated."""
+    reach = min(reach, *(side - 1 for side in values.shape[-2:]))
     whole = functional.pad(values, (reach,) * 4, mode="reflect")
     means = functional.avg_pool2d(functional.avg_pool2d(whole, (2 * reach + 1, 1), 1), (1, 2 * reach + 1), 1)
     if frames == 1:

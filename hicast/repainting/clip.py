@@ -120,7 +120,7 @@ class ClipPainter:
         frames = torch.cat([shot.frame for shot in shots])
         masks = [torch.cat([resize_mask(mask, frames.shape[-2:]) for mask in masks]) for masks in zip(*(shot.masks for shot in shots), strict=True)]
         scene = self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile, content_seed=self.content_seed)
-        return replace(scene, is_clip=self.looks_back)
+        return replace(scene, is_clip=self.looks_back, texture=False)
 
     def _finished(self, shot: Shot, image: Tensor) -> Tensor:
         """The frame as it is given back."""

@@ -189,9 +189,9 @@ class Painter:
         none = None if some is None else tuple(torch.zeros_like(level) for level in some)
         chosen, frames = [], len(scene.latents) if scene.is_clip else 1
         for layer, plan in zip(layers, plans, strict=True):
-            acting = residuals[layer.idle]
+            acting = none if residuals[layer.idle] is None else residuals[layer.idle]
             hold = min(sum(abs(weight) for name, weight in weights.items() if name not in layer.idle), 1.0)
-            full = Conditions.of(scene.latents, layer.code, context, none if acting is None else acting, plan.embedded_scale, frames, hold)
+            full = Conditions.of(scene.latents, layer.code, context, acting, plan.embedded_scale, frames, hold, scene.texture)
             branches = {FULL: full, NO_STYLE: full.without_style(self._null_style()), NO_CONTENT: full.without_content()}
             chosen += [branches[name] for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)

@@ -50,7 +50,8 @@ class Scene:
     `latents` are those of the pictures grown to whole multiples, `size` (height, width) is what is left after cropping, `code` the
     style. `features` are those of the adapters' maps by control. `masks` (batch, 1, h, w) lie over the pictures before they
     are grown, one for each of the `regions`, of any size: a mask as fine as the photo ends in the result where it ends in the photo. `photo` is the picture before it was brought to the working size.
-    The pictures of a scene that `is_clip` are frames that follow each other.
+    The pictures of a scene that `is_clip` are frames that the net takes for one clip; those without `texture` get none of the painting's in flat areas,
+    as it would flicker.
     """
 
     latents: Tensor
@@ -61,3 +62,4 @@ class Scene:
     regions: tuple[Region, ...]
     photo: Tensor | None = None
     is_clip: bool = False
+    texture: bool = True
