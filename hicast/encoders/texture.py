@@ -54,7 +54,7 @@ class Texture:
         surface = (flat - functional.avg_pool2d(whole.contiguous(memory_format=torch.channels_last), SLOW, 1)) * _fading(blocks.shape[-1]).to(flat)
         surface, relative = surface.view_as(blocks), blocks / scale[..., None, None]
         against = torch.maximum(_beyond(_detail(surface / scale[..., None, None])), _beyond(_change(relative)))
-        return cls(surface, relative.mean((3, 4)), relative.var((3, 4), correction=0).mean(2).sqrt(), BOLD * against, scale)
+        return cls(surface, relative.mean((3, 4)), _variation(relative), BOLD * against, scale)
 
     def laid(self, latents: Tensor) -> Tensor:
         """Texture for `latents` (batch, channels, height, width), of their shape: every place gets that of a block which is like it in mean and
@@ -80,7 +80,13 @@ def _detail(surface: Tensor) -> Tensor:
 
 def _change(blocks: Tensor) -> Tensor:
     """How much the tone of each of `blocks` (batch, count, channels, side, side) changes from side to side."""
-    return functional.avg_pool2d(blocks.flatten(0, 1), DETAIL, 1).unflatten(0, blocks.shape[:2]).var((3, 4), correction=0).mean(2).sqrt()
+    flat = blocks.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return _variation(functional.avg_pool2d(flat, DETAIL, 1).unflatten(0, blocks.shape[:2]))
+
+
+def _variation(values: Tensor) -> Tensor:
+    """Standard deviation (batch, count) of `values` (batch, count, channels, height, width) over places, its square a mean over channels."""
+    return (values.square().mean((3, 4)) - values.mean((3, 4)).square()).clamp_min(0).mean(2).sqrt()
 
 
 def _beyond(amounts: Tensor) -> Tensor:

@@ -64,8 +64,9 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
 
 def _seeds(latents: Tensor, texture: Texture, varied: Tensor) -> Tensor:
     """Texture for `latents` (batch, channels, height, width) where they are flat, measured by `varied` (batch or 1, channels, 1, 1), the painting's variance."""
-    around = ((_box(latents.square(), 1, reach) - _box(latents, 1, reach).square()).clamp_min(0) for reach in NEAR)
-    unrest = torch.stack([(variance / varied).mean(1, keepdim=True) for variance in around]).amax(0)
+    squares = (latents.square() / varied).mean(1, keepdim=True)
+    around = [_box(squares, 1, reach) - (_box(latents, 1, reach).square() / varied).mean(1, keepdim=True) for reach in NEAR]
+    unrest = torch.maximum(*around).clamp_min(0)
     return SEED / (1 + (unrest / FLAT).square()) * texture.laid(latents)
 
 
