@@ -7,11 +7,9 @@ import json
 import pytest
 import torch
 
-from hicast.encoders import texture
 from hicast.encoders.aim import AXES, SIDE, Aim, axes_of
 from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS, ROWS, LatentMoments, mix_moments
 from hicast.encoders.style import StyleCode
-from hicast.encoders.texture import BOLD, OFTEN, SPREAD
 from hicast.errors import ModelError
 from hicast.models import hicast_model, matching
 from hicast.models.coloring import colored
@@ -142,75 +140,6 @@ def test_blocks_are_spread_over_the_painting_and_mixed_by_shares():
     mixture = mix_moments([nought, one], [0.25, 0.75])
     assert mixture.blocks.shape == nought.blocks.shape and mixture.blocks.mean() == pytest.approx(0.75, abs=0.01)
     assert torch.equal(mix_moments([nought, one], [0.0, 1.0]).blocks, one.blocks)
-
-
-def ripples(period: float = 4.0) -> torch.Tensor:
-    """Latents (1, `CHANNELS`, 40, 40): dark and rippled above, bright and smooth below."""
-    wave = torch.sin(2 * torch.pi * torch.arange(40) / period).expand(26, 40)
-    return torch.cat([wave - 3, torch.full((14, 40), 3.0)]).expand(1, CHANNELS, 40, 40)
-
-
-def test_texture_is_laid_where_the_painting_has_it():
-    rippled = aim_of(ripples()).texture
-    dark, bright = (rippled.laid(torch.full((1, CHANNELS, 25, 31), value)) for value in (-3.0, 3.0))
-    assert dark.shape == (1, CHANNELS, 25, 31) and torch.equal(dark, rippled.laid(torch.full((1, CHANNELS, 25, 31), -3.0)))
-    assert dark.std() > 0.3 and dark.std() > 3 * bright.std()
-    assert dark.mean().abs() < 0.2  # texture alone, no tone
-    assert rippled.laid(normal(2, CHANNELS, 3, 2)).shape == (2, CHANNELS, 3, 2)
-
-
-def test_blocks_that_hold_figures_are_left_alone():
-    surface = 0.1 * normal(1, CHANNELS, 60, 60)
-    detail, outline = surface.clone(), surface.clone()
-    detail[..., 26:34, 26:34] += 5 * normal(1, CHANNELS, 8, 8, seed=1)
-    outline[..., 40:, :] += 3
-    for painting in (detail, outline):
-        held = aim_of(painting).texture
-        assert (held.against > BOLD).any() and (held.against == 0).float().mean() > 0.15
-        assert held.laid(torch.zeros(1, CHANNELS, 40, 40)).abs().max() < 0.5
-
-
-def test_texture_of_one_tone_comes_from_many_blocks():
-    places, blocks = 100, 50
-    drawn = texture._drawn(torch.zeros(2, places, blocks))
-    assert torch.equal(drawn, texture._drawn(torch.zeros(2, places, blocks))) and torch.equal(drawn[0], drawn[1])
-    assert len(drawn[0].unique()) > 0.75 * blocks
-    liked = torch.zeros(1, places, blocks)
-    liked[..., 0] = -3 * SPREAD  # twenty times as likely as any other
-    assert 0.5 * OFTEN <= (texture._drawn(liked) == 0).sum() / (places / blocks) <= 2 * OFTEN
-    assert (texture._drawn(liked[:, :3]) == 0).float().mean() < 1  # even where there are fewer places than blocks
-
-
-def test_likely_blocks_are_drawn_as_often_as_they_are_likely(monkeypatch):
-    monkeypatch.setattr(texture, "OFTEN", 100.0)
-    away = torch.tensor([0.0, SPREAD, 2 * SPREAD]).expand(1, 3000, 3)
-    shares = torch.nn.functional.one_hot(texture._drawn(away)[0], 3).float().mean(0)
-    assert torch.allclose(shares, (-torch.arange(3.0)).softmax(0), atol=0.03)
-
-
-def test_flat_areas_get_texture_in_pictures_and_none_in_clips():
-    latents = torch.full((2, CHANNELS, 24, 24), -3.0)
-    latents[..., 12:] = 3 * normal(1, CHANNELS, 24, 12)
-    aim = aim_of(ripples())
-    seeds = matching._seeds(latents, aim.texture, aim.variance[..., None, None])
-    assert seeds[..., :8].std() > 0.2 and seeds[..., :8].std() > 3 * seeds[..., 16:].std()
-    still, clip, held = (
-        matched(latents, aim, torch.ones(2), **given)[0, :, :, :8].std((1, 2)).max() for given in ({}, {"frames": 2}, {"loose": torch.zeros(2)})
-    )
-    assert still > 0.2 and clip < 0.6 * still and held < 0.6 * still
-    alone = matched(latents, aim, torch.ones(2), texture=False)[0, :, :, :8].std((1, 2)).max()
-    assert clip < alone < 0.9 * still
-
-
-def test_a_strength_above_one_means_more_texture_and_nothing_else(monkeypatch):
-    latents, aim = torch.full((1, CHANNELS, 24, 24), -3.0), aim_of(ripples())
-    half, once, twice = (torch.tensor([strength]) for strength in (0.5, 1.0, 2.0))
-    assert torch.equal(matched(latents, aim, once, texture=False), matched(latents, aim, twice, texture=False))
-    monkeypatch.setattr(matching, "_on_scale", lambda moved, *rest: torch.zeros_like(moved))
-    texture = matched(latents, aim, once) - latents
-    assert texture.std() > 0.2
-    assert torch.allclose(matched(latents, aim, twice) - latents, 2 * texture, atol=1e-5)
-    assert torch.allclose(matched(latents, aim, half) - latents, texture / 4, atol=1e-5)  # half of the texture, half of the way
 
 
 @pytest.fixture
