@@ -15,7 +15,7 @@ from torch import Tensor
 from hicast.config.adapters import AdapterUse, uses_by_name
 from hicast.diffusion.sampling import draw_noise, make_scheduler
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
-from hicast.encoders.latent_moments import painting_moments
+from hicast.encoders.latent_moments import encoded_size, painting_moments
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.engines.running import Engine, OnNote
 from hicast.errors import UsageError
@@ -109,6 +109,11 @@ class HiCastPipeline:
         return self.index["noise_scale"]
 
     @property
+    def style_unit(self) -> float:
+        """What a style scale of 1 is to the net."""
+        return self.index["style_unit"]
+
+    @property
     def takes_lcm(self) -> bool:
         """Whether the net's own prediction is a finished picture at any step, which the scheduler `lcm` asks for.
 
@@ -167,13 +172,15 @@ class HiCastPipeline:
         """
         side = self.index["style_side"]
         self._offload.use("style_encoder")
-        codes = []
+        codec = LatentCodec(self.autoencoder)
+        codes, paintings = [], []
         for image, weight in styles:
-            seen = resize_image(image, (size or side,) * 2 if square else working_size(image.shape[-2:], side, 1)).to(self.device)
-            codes.append((self.style_encoder(seen), weight))
+            whole = encoded_size(image.shape[-2:], side, codec.factor) if self.model.has_colors else working_size(image.shape[-2:], side, 1)
+            paintings.append(resize_image(image, (size or side,) * 2 if square else whole).to(self.device))
+            codes.append((self.style_encoder(paintings[-1]), weight))
         if self.model.has_colors:
             self._offload.use("autoencoder")
-            moments = [painting_moments(LatentCodec(self.autoencoder), image.to(self.device), side) for image, _ in styles]
+            moments = [painting_moments(codec, painting, side) for painting in paintings]
             codes = [(replace(code, moments=own), weight) for (code, weight), own in zip(codes, moments, strict=True)]
         code = blend_styles(codes)
         return replace(code, aim=code.moments.aim()) if self.model.matching else code
@@ -234,7 +241,7 @@ class HiCastPipeline:
     def _painter(self) -> Painter:
         """The parts as they are now, at work."""
         return Painter(self.model, self.autoencoder, self.style_encoder, self.adapters, self.context, self._scheduler, self.device,
-                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale, self.index["style_unit"], self._offload)  # fmt: skip
+                       self.defaults.get("steps", 20), self.index["tile"], self.noise_scale, self.style_unit, self._offload)  # fmt: skip
 
     @property
     def looks_back(self) -> bool:

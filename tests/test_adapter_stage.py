@@ -89,6 +89,15 @@ def test_without_biases_black_says_nothing_and_brightness_is_strength(stage_of, 
         assert torch.allclose(other, one / 2, rtol=1e-3, atol=1e-6), level
 
 
+def test_the_net_is_told_as_much_style_as_when_it_paints(stage_of):
+    stage = stage_of(style_scale=(0.5, 2.0), batch_size=8)
+    batch = stage.batch(0, range(8))
+    clean = stage.encode(batch.content)
+    assert batch.style_scale.unique().numel() > 1 and torch.equal(stage.conditions(batch, clean).style_scale, batch.style_scale)
+    stage.pipeline.index["style_unit"] = 0.4
+    assert torch.allclose(stage.conditions(batch, clean).style_scale, 0.4 * batch.style_scale)
+
+
 def test_partial_maps_are_held_to_the_net_without_adapter_beyond_their_cut(stage_of):
     stage = stage_of(partial=1.0, losses={"control": 1.0, "outside": 1.0}, biases=False, crop=64, batch_size=8)
     predict, decode, decoded, estimates = stage.own_estimate, stage.codec.decode, [], []

@@ -115,6 +115,15 @@ def test_a_still_clip_is_left_as_the_net_for_pictures_gives_it(tmp_path: Path, f
     assert made.step(type(batch)(**values), 0)["image"] < 1e-12 < 1e-10 < made.step(made.batch(3, range(2)), 3)["image"]
 
 
+def test_the_net_is_told_as_much_style_as_when_it_paints(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    given = pipeline()
+    given.index["style_unit"] = 0.4
+    made = stage(folders, tmp_path, given)
+    batch = made.batch(0, range(2))
+    told = made._conditions(batch, made._latents(batch.content)).style_scale
+    assert torch.allclose(told, 0.4 * batch.style_scale.repeat_interleave(3))
+
+
 def test_steps_lower_the_loss(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     made = stage(folders, tmp_path, losses={"warp": 1.0}, later_steps=0.0, steps=25, ema=0.0)
     batch = made.batch(0, range(2))

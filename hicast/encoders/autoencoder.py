@@ -169,7 +169,7 @@ class LatentCodec:
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """Image (batch, 3, height, width) in [-1, 1] to scaled latents; `noise` samples the posterior, else its mode."""
-        image = image.to(self.autoencoder.dtype)
+        image = image.to(self._dtype)
         if not self.stochastic:
             return self._tiled(self.autoencoder.encode, image, 1 / self.factor)
         moments = self._tiled(self._moments, image, 1 / self.factor)
@@ -180,8 +180,13 @@ class LatentCodec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (batch, channels, h, w) to an image (batch, 3, height, width), not clamped."""
-        latents = latents.to(self.autoencoder.dtype) / self.scaling
+        latents = latents.to(self._dtype) / self.scaling
         return self._tiled(self._decode, latents, self.factor)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """That of the weights, without the walk through all modules that the autoencoder's own `dtype` takes."""
+        return next(self.autoencoder.parameters()).dtype
 
     def _tiled(self, function: Callable[[Tensor], Tensor], x: Tensor, scale: float) -> Tensor:
         """In tiles, and Stable Diffusion's autoencoder in slices of the batch: a clip takes no more memory than a few frames."""

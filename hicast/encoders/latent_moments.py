@@ -67,8 +67,14 @@ def stack_moments(parts: Sequence[LatentMoments]) -> LatentMoments:
 
 def painting_moments(codec: LatentCodec, painting: Tensor, side: int) -> LatentMoments:
     """Moments of a `painting` (1, 3, height, width) in [-1, 1], encoded by `codec` with its short side at `side` pixels or next to it."""
-    size = tuple(max(round(length / codec.factor), 1) * codec.factor for length in working_size(tuple(painting.shape[-2:]), side, 1))
+    size = encoded_size(tuple(painting.shape[-2:]), side, codec.factor)
     return LatentMoments.of(codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last)))
+
+
+def encoded_size(size: tuple[int, int], side: int, factor: int) -> tuple[int, int]:
+    """The (height, width) nearest to a painting's `size` with its short side at `side` pixels that an autoencoder of this `factor` takes whole."""
+    height, width = (max(round(length / factor), 1) * factor for length in working_size(size, side, 1))
+    return height, width
 
 
 def mean_and_covariance(latents: Tensor, frames: int = 1) -> tuple[Tensor, Tensor]:

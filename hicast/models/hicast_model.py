@@ -162,12 +162,12 @@ class HiCastModel(nn.Module):
             prediction = colored(prediction, conditions.moments, (self.coloring * strength).clamp_max(1), conditions.frames)
         if self.matching:
             loose, aim = 1 - _hold(conditions), conditions.aim or conditions.moments.aim()
-            prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self.unet.dtype, conditions.texture)
+            prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self._dtype, conditions.texture)
         return prediction
 
     def predict(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
         """All of `forward` that a part of the picture is enough for."""
-        dtype = self.unet.dtype
+        dtype = self._dtype
         noisy, content, style = (x.to(dtype) for x in (latents, conditions.content, conditions.style))
         scale_embedding = self._scale_embedding(conditions)
         embedding = self.embed(noisy, timestep, style, scale_embedding)
@@ -211,6 +211,11 @@ class HiCastModel(nn.Module):
         return cls(unet, projection, content_skip=bool(flags.get("content_skip")), **shares).eval()
 
     @property
+    def _dtype(self) -> torch.dtype:
+        """That of the U-Net's weights; its own `dtype` walks through all of its modules, which is felt on a CPU."""
+        return next(self.unet.parameters()).dtype
+
+    @property
     def has_colors(self) -> bool:
         """Whether what the net predicts is moved towards the painting's latents, which takes their moments."""
         return self.coloring > 0 or self.matching > 0
@@ -224,14 +229,14 @@ class HiCastModel(nn.Module):
         if not self.has_embedded_scale:
             return None
         scale = _style_scale(conditions) * _SCALE_EMBEDDING_FACTOR
-        return get_timestep_embedding(scale, self.unet.config.time_cond_proj_dim).to(self.unet.dtype)
+        return get_timestep_embedding(scale, self.unet.config.time_cond_proj_dim).to(self._dtype)
 
     def _residuals(self, conditions: Conditions, latents: Tensor) -> list[Tensor] | None:
         """A fresh list for diffusers, which empties the one it is given."""
         if conditions.residuals is None:
             return None
         check_residuals(conditions.residuals, self.unet.config.block_out_channels, latents.shape[-2:])
-        return [residual.to(self.unet.dtype) for residual in conditions.residuals]
+        return [residual.to(self._dtype) for residual in conditions.residuals]
 
 
 def _share(name: str, flags: Mapping[str, Any], folder: Path) -> float:

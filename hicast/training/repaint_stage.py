@@ -34,7 +34,7 @@ SHEET_ROWS = 4
 class RepaintBatch:
     """Crops (batch, 3, crop, crop), rows of the style library, and what was drawn per sample.
 
-    `style_scale` (batch,) is what the net is told; `keep_style`, `keep_content` and `is_self` (batch,) are boolean;
+    `style_scale` (batch,) is the user's, of which the net is told the model's `style_unit`; `keep_style`, `keep_content` and `is_self` (batch,) are boolean;
     `noise` and `timestep` belong to the denoising step.
     """
 
@@ -120,7 +120,7 @@ class RepaintStage:
     def conditions(self, batch: RepaintBatch, clean: Tensor, residuals: Residuals | None = None) -> Conditions:
         """What the net is told, dropped parts replaced by their null forms."""
         code = self.style_code(batch.style, batch.keep_style)
-        conditions = Conditions.of(clean, code, self.context, residuals, batch.style_scale.to(self.device))
+        conditions = Conditions.of(clean, code, self.context, residuals, self.pipeline.style_unit * batch.style_scale.to(self.device))
         keep = batch.keep_content.to(self.device)[:, None, None, None]
         return replace(
             conditions,
@@ -169,7 +169,7 @@ class RepaintStage:
     def sheet_images(self, clean: Tensor, paintings: Sequence[int], residuals: Residuals | None = None) -> Tensor:
         """Pictures (batch, 3, height, width) on the CPU, sampled over `clean` latents in the style of `paintings`."""
         code = self.style_code(torch.tensor(paintings), torch.ones(len(paintings), dtype=torch.bool))
-        conditions = Conditions.of(clean, code, self.context, residuals, 1.0)
+        conditions = Conditions.of(clean, code, self.context, residuals, self.pipeline.style_unit)
         noise = draw_noise(clean.shape, self.settings.seed, self.device) * self.pipeline.noise_scale
         result = sample(lambda latents, at: self.predict(latents, at, conditions), noise, self.scheduler, self.settings.sheet_steps,
                         torch.Generator().manual_seed(self.settings.seed))

@@ -40,8 +40,8 @@ SHEET_CLIPS, SHEET_SIDE, SHEET_FROM = 2, 128, 2**42
 class TemporalBatch:
     """Clips (batch, frames, 3, crop, crop) in [-1, 1] and what was drawn for them.
 
-    `places` and `seen` are those of `TrackedClip`; `style` (batch,) rows of the style library; `style_scale` (batch,) what
-    the net is told; `noise` (batch, frames, channels, crop / 8, crop / 8) and `timestep` belong to the denoising step.
+    `places` and `seen` are those of `TrackedClip`; `style` (batch,) rows of the style library; `style_scale` (batch,) the
+    user's, of which the net is told the model's `style_unit`; `noise` (batch, frames, channels, crop / 8, crop / 8) and `timestep` belong to the denoising step.
     """
 
     content: Tensor
@@ -193,6 +193,7 @@ class TemporalStage:
         if self.moments:
             code = replace(code, moments=self.moments.of(rows.tolist()))
         scale = batch.style_scale.repeat_interleave(self.settings.frames).to(self.device) if self.model.has_embedded_scale else None
+        scale = None if scale is None else self.pipeline.style_unit * scale
         context = None if self.pipeline.context is None else self.pipeline.context.to(self.device)
         return Conditions.of(clean, code, context, style_scale=scale, frames=self.settings.frames)
 
