@@ -16,8 +16,9 @@ from hicast.encoders.texture import Texture
 SEED, FLAT = 1.9, 0.4
 """How much of the painting's texture flat areas are given before they are matched, at a strength of 1; and the variance, over the painting's, at which it is half of that."""
 
-NEAR = (2, 4)
-"""How far around a place, in places, it must be flat to count as that, from where details lie to where those of a face do."""
+NEAR, FAR, ALONE = 2, 4, 0.4
+"""How far around a place, in places, it must be flat to count as that, from where details lie to where those of a face do; and how much of the
+texture a place gets that is flat only as far as the first: with none, things in skies stand in a glow."""
 
 STEP = 2.0
 """How far, over the mean of what the neighbourhoods that share a place ask for: more than 1, as those agree in part only and a pass knows some axes. 3 diverges."""
@@ -65,9 +66,14 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
 def _seeds(latents: Tensor, texture: Texture, varied: Tensor) -> Tensor:
     """Texture for `latents` (batch, channels, height, width) where they are flat, measured by `varied` (batch or 1, channels, 1, 1), the painting's variance."""
     squares = (latents.square() / varied).mean(1, keepdim=True)
-    around = [_box(squares, 1, reach) - (_box(latents, 1, reach).square() / varied).mean(1, keepdim=True) for reach in NEAR]
-    unrest = torch.maximum(*around).clamp_min(0)
-    return SEED / (1 + (unrest / FLAT).square()) * texture.laid(latents)
+    near, far = (_flat(squares, latents, varied, reach) for reach in (NEAR, FAR))
+    return SEED * near * torch.lerp(far, torch.ones_like(far), ALONE) * texture.laid(latents)
+
+
+def _flat(squares: Tensor, latents: Tensor, varied: Tensor, reach: int) -> Tensor:
+    """How flat (batch, 1, height, width), 0 to 1, `latents` are as far as `reach`; `squares` are theirs, a mean over channels, `varied` as in `_seeds`."""
+    unrest = (_box(squares, 1, reach) - (_box(latents, 1, reach).square() / varied).mean(1, keepdim=True)).clamp_min(0)
+    return 1 / (1 + (unrest / FLAT).square())
 
 
 def _on_scale(latents: Tensor, scale: int, passes: Iterable[tuple[int, Tensor, Spread]], frames: int, dtype: torch.dtype) -> Tensor:
