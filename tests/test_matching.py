@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from hicast.encoders import aim
 from hicast.encoders.aim import AXES, SIDE, Aim, axes_of
-from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS, ROWS, LatentMoments, mix_moments
+from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS, ROWS, LatentMoments, mean_and_covariance, mix_moments
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.models import hicast_model, matching
@@ -253,3 +254,23 @@ def test_a_clip_is_matched_as_a_whole_and_flickers_less(monkeypatch):
     light = frames + torch.linspace(-1, 1, 6)[:, None, None, None] * 4
     drift = (matched(light, aim, one, 6).mean((2, 3))[-1] - matched(light, aim, one, 6).mean((2, 3))[0]).mean()
     assert drift > 4 * (matched(light, aim, one).mean((2, 3))[-1] - matched(light, aim, one).mean((2, 3))[0]).mean().abs()  # a fade stays one
+
+
+def test_windows_of_a_film_that_share_frames_nearly_meet(monkeypatch):
+    rise = torch.linspace(0.5, 2, 44).view(-1, 1, 1, 1)
+    film, windows = rise * normal(44, CHANNELS, 16, 16) + rise, (slice(0, 24), slice(20, 44))
+    spread = aim_of(clumps(24, 24)).spreads[-1]
+    along = rise * normal(44, 16, 16, spread.step.shape[1])
+
+    def jumps() -> torch.Tensor:
+        moments = [mean_and_covariance(film[window], 24) for window in windows]
+        changes = [spread.change(along[window], 24) for window in windows]
+        pairs = [*zip(*moments, strict=True), tuple(changes)]
+        return torch.stack([(one[-1] - next_[3]).abs().mean() for one, next_ in pairs])  # of the same frame
+
+    followed = jumps()
+    monkeypatch.setattr(aim, "FOLLOWED", 0.0)
+    assert (followed < 0.85 * jumps()).all()
+    whole = film[:24].transpose(0, 1).flatten(1)
+    mean, covariance = mean_and_covariance(film[:24], 24)
+    assert torch.allclose(mean[5], whole.mean(1), atol=1e-5) and torch.allclose(covariance[5], torch.cov(whole, correction=0), atol=1e-4)

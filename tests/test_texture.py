@@ -40,8 +40,8 @@ def test_texture_is_laid_where_the_painting_has_it():
 def test_blocks_that_hold_figures_are_left_alone():
     surface = 0.1 * normal(1, CHANNELS, 60, 60)
     detail, outline = surface.clone(), surface.clone()
-    detail[..., 26:34, 26:34] += 5 * normal(1, CHANNELS, 8, 8, seed=1)
-    outline[..., 40:, :] += 3
+    detail[..., 20:40, 20:40] += 5 * normal(1, CHANNELS, 20, 20, seed=1)
+    outline[..., 30:50, :] += torch.linspace(0, 8, 20)[:, None]
     for painting in (detail, outline):
         held = aim_of(painting).texture
         assert (held.against > BOLD).any() and (held.against == 0).float().mean() > 0.15

@@ -40,6 +40,10 @@ ENOUGH = 1024
 SMOOTHING = 0.75
 """Standard deviation, in levels, by which shares are blurred."""
 
+ENDS, FOLLOWED = 8, 0.4
+"""Frames at either end of a clip that tell how values are spread there; and how much of what sets them apart from the whole clip is followed: with
+none the next window of a film begins with a jump, with all of it what is slow is less steady."""
+
 
 @dataclass(frozen=True)
 class Aim:
@@ -123,13 +127,13 @@ class Spread:
         return tuple(Spread(*part) for part in zip(*(values.chunk(count, dim=1) for values in (self.low, self.step, self.below)), strict=True))
 
     def change(self, values: Tensor, frames: int) -> Tensor:
-        """How far `values` (batch, height, width, axes) have to go along each axis until every `frames` rows are spread like this, in their dtype."""
+        """How far `values` (batch, height, width, axes) have to go along each axis until they are spread like this, in their dtype; every `frames` rows
+        are a clip, in which it follows how values are spread at its beginning and at its end."""
         batch, *sides, axes = values.shape
         level = values.to(torch.float32, copy=True).reshape(batch, -1, axes).mul_(1 / self.step.mT).sub_((self.low / self.step).mT).clamp_(0, LEVELS - 1)
         every = max(round((level.shape[1] / ENOUGH) ** 0.5), 1)
         some = level.view(values.shape)[:, ::every, ::every].flatten(1, 2).mT.round().long()
-        ours, theirs = _below(some).unflatten(0, (-1, frames)), self.below.expand(batch, -1, -1)
-        ours = ours.mean(1, keepdim=True).expand_as(ours).flatten(0, 1).contiguous()
+        ours, theirs = over_time(_below(some).unflatten(0, (-1, frames))).flatten(0, 1).contiguous(), self.below.expand(batch, -1, -1)
         above = torch.searchsorted(theirs.contiguous(), ours).clamp_(1, LEVELS - 1)
         low, high = theirs.gather(2, above - 1), theirs.gather(2, above)
         curve = self.step * (above - 1 + ((ours - low) / (high - low)).clamp_(0, 1) - torch.arange(LEVELS, device=values.device))
@@ -138,6 +142,14 @@ class Spread:
         past = level.sub_(at).reshape(-1)
         at = at.add_(LEVELS * torch.arange(batch * axes, dtype=torch.int, device=values.device).view(batch, 1, axes)).reshape(-1)
         return curve.view(-1).index_select(0, at).addcmul_(past, slope.view(-1).index_select(0, at)).to(values.dtype).view(values.shape)
+
+
+def over_time(values: Tensor) -> Tensor:
+    """For each frame of clips, whose frames have `values` (clips, frames, ...), their mean over the clip and `FOLLOWED` of the way from there to what
+    lies between the mean over the first `ENDS` frames and that over the last, so that windows of a film, which share frames, nearly meet."""
+    first, whole, last = (part.mean(1, keepdim=True) for part in (values[:, :ENDS], values, values[:, -ENDS:]))
+    share = torch.linspace(0, 1, values.shape[1], device=values.device).view(-1, *[1] * (values.dim() - 2))
+    return torch.lerp(whole, torch.lerp(first, last, share), FOLLOWED)
 
 
 def _below(at: Tensor) -> Tensor:

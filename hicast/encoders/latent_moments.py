@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hicast.encoders.aim import Aim
+from hicast.encoders.aim import Aim, over_time
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.io.images import resize_image, working_size
 
@@ -79,12 +79,16 @@ def encoded_size(size: tuple[int, int], side: int, factor: int) -> tuple[int, in
 
 def mean_and_covariance(latents: Tensor, frames: int = 1) -> tuple[Tensor, Tensor]:
     """Mean (batch, channels) and covariance (batch, channels, channels) of `latents` (batch, channels, height, width) over their places; every
-    `frames` rows, the frames of a clip, have those of all of them."""
-    flat = latents.float().flatten(2).unflatten(0, (-1, frames)).transpose(1, 2).flatten(2)
-    mean = flat.mean(2, keepdim=True)
-    centered = flat - mean
+    `frames` rows are the frames of a clip, whose moments go from those at its beginning to those at its end."""
+    flat = latents.float().flatten(2)
+    mean = flat.mean(2)
+    centered = flat - mean[..., None]
     covariance = centered @ centered.transpose(1, 2) / flat.shape[2]
-    return mean[..., 0].repeat_interleave(frames, 0), covariance.repeat_interleave(frames, 0)
+    if frames == 1:
+        return mean, covariance
+    squares = covariance + mean[:, :, None] * mean[:, None]
+    mean, squares = (over_time(values.unflatten(0, (-1, frames))).flatten(0, 1) for values in (mean, squares))
+    return mean, squares - mean[:, :, None] * mean[:, None]
 
 
 def _spread(places: int, count: int) -> Tensor:

@@ -12,24 +12,28 @@ from torch.nn import functional
 SLOW = 5
 """Side in places of the squares over which a block's own means are taken away: what is left is texture."""
 
-OVERLAP = 2
-"""Places that neighbouring blocks share."""
+PART, OVERLAP = 6, 1
+"""Side in places of the part of a block that is laid, the calmest, so that fewer figures of the painting come along; and places that neighbours share."""
 
 UNLIKE = 2.0
 """What it counts against a block, in standard deviations of the painting's latents, that it is rougher or smoother than the place by as much as the
 painting varies."""
 
-CALM, BOLD = 0.4, 20.0
+CALM, BOLD = 0.4, 12.0
 """Share of the blocks in which no detail stands out, and of those whose tone changes little from side to side: others hold figures rather than the
 painting's surface. What it counts against those, for each time that they go as far again."""
 
 DETAIL = 3
 """Side in places of the squares whose means tell of both."""
 
-SPREAD = 0.25
+EVEN, FAINT = 0.15, 0.15
+"""Share of the parts that tell how strong the surface is: others are brought down to what those keep to, so that what stands out stays a touch of
+the brush, and no figure. But never below this much of the painting's standard deviation, as a half bare painting would lose all texture."""
+
+SPREAD = 0.8
 """How much chance weighs against likeness, so that areas of one tone get many blocks."""
 
-OFTEN, ROUNDS = 4.0, 10
+OFTEN, ROUNDS = 1.2, 10
 """How many times the mean a block may be laid; and rounds in which those that would be laid more often become less likely."""
 
 
@@ -49,11 +53,14 @@ class Texture:
     def of(cls, blocks: Tensor, variance: Tensor) -> Texture:
         """That of `blocks` (batch, count, channels, side, side) of latents with this `variance` (batch, channels)."""
         scale = variance.sqrt()[:, None].clamp_min(1e-6)
-        flat = blocks.flatten(0, 1)
-        whole = functional.pad(flat, (SLOW // 2,) * 4, mode="replicate")
-        surface = (flat - functional.avg_pool2d(whole.contiguous(memory_format=torch.channels_last), SLOW, 1)) * _fading(blocks.shape[-1]).to(flat)
-        surface, relative = surface.view_as(blocks), blocks / scale[..., None, None]
-        against = torch.maximum(_beyond(_detail(surface / scale[..., None, None])), _beyond(_change(relative)))
+        relative = blocks / scale[..., None, None]
+        calmest = (_to_mean(_detail(_surface(relative))) + _to_mean(_change(relative))).argmin(2)[..., None, None, None, None]
+        relative = _parts(relative).gather(2, calmest.expand(-1, -1, 1, blocks.shape[2], PART, PART))[:, :, 0]
+        surface = _surface(relative)
+        against = torch.maximum(*(_beyond(amounts[..., 0]) for amounts in (_detail(surface), _change(relative))))
+        strength = surface.square().mean((2, 3, 4)).sqrt()
+        most = strength.quantile(EVEN, dim=1, keepdim=True).clamp_min(FAINT)
+        surface = surface * (most / strength.clamp_min(FAINT)).clamp_max(1)[..., None, None, None] * scale[..., None, None] * _fading(PART).to(blocks)
         return cls(surface, relative.mean((3, 4)), _variation(relative), BOLD * against, scale)
 
     def laid(self, latents: Tensor) -> Tensor:
@@ -73,15 +80,34 @@ class Texture:
         return functional.fold(chosen, size, side, stride=stride)[..., OVERLAP : OVERLAP + latents.shape[2], OVERLAP : OVERLAP + latents.shape[3]]
 
 
+def _surface(blocks: Tensor) -> Tensor:
+    """`blocks` (batch, count, channels, side, side) less their means over squares of `SLOW` places, the outermost repeated."""
+    flat = blocks.flatten(0, 1)
+    whole = functional.pad(flat, (SLOW // 2,) * 4, mode="replicate").contiguous(memory_format=torch.channels_last)
+    return (flat - functional.avg_pool2d(whole, SLOW, 1)).view_as(blocks)
+
+
+def _parts(blocks: Tensor) -> Tensor:
+    """All parts (batch, count, parts, channels, `PART`, `PART`) of `blocks` (batch, count, channels, side, side)."""
+    return blocks.unfold(3, PART, 1).unfold(4, PART, 1).flatten(3, 4).transpose(2, 3)
+
+
 def _detail(surface: Tensor) -> Tensor:
-    """How strong the strongest detail of each block's `surface` (batch, count, channels, side, side) is."""
-    return functional.avg_pool2d(surface.square().mean(2), DETAIL, 1).flatten(2).amax(2).sqrt()
+    """How strong the strongest detail of each part (batch, count, parts) of the `surface` (batch, count, channels, side, side) of blocks is."""
+    details = functional.avg_pool2d(surface.square().mean(2), DETAIL, 1)
+    return functional.max_pool2d(details, PART - DETAIL + 1, 1).flatten(2).sqrt()
 
 
 def _change(blocks: Tensor) -> Tensor:
-    """How much the tone of each of `blocks` (batch, count, channels, side, side) changes from side to side."""
-    flat = blocks.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    return _variation(functional.avg_pool2d(flat, DETAIL, 1).unflatten(0, blocks.shape[:2]))
+    """How much the tone of each part (batch, count, parts) of `blocks` (batch, count, channels, side, side) changes from side to side."""
+    tones = functional.avg_pool2d(blocks.flatten(0, 1).contiguous(memory_format=torch.channels_last), DETAIL, 1)
+    means, squares = (functional.avg_pool2d(values, PART - DETAIL + 1, 1) for values in (tones, tones.square()))
+    return (squares - means.square()).clamp_min(0).mean(1).flatten(1).sqrt().unflatten(0, blocks.shape[:2])
+
+
+def _to_mean(amounts: Tensor) -> Tensor:
+    """`amounts` (batch, ...) over their mean in each sample."""
+    return amounts / amounts.mean(tuple(range(1, amounts.dim())), keepdim=True).clamp_min(1e-6)
 
 
 def _variation(values: Tensor) -> Tensor:

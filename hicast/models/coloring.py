@@ -14,9 +14,9 @@ FLOOR = 0.2
 def colored(latents: Tensor, style: LatentMoments, strength: Tensor, frames: int = 1) -> Tensor:
     """`latents` (batch, channels, height, width) moved by `strength` (batch,) in [0, 1] of the way to the moments of `style`.
 
-    Every row goes by the map that moves its own mean and covariance, of every `frames` rows those that they have together, to the painting's with the least change, the closed-form optimal
-    transport between Gaussians (for style transfer: Lu et al., arXiv 1906.00668; whitening and coloring: Li et al., arXiv 1705.08086). Computed in
-    float32, whatever the surroundings; differentiable in `latents`.
+    Every row goes by the map that moves its own mean and covariance, of every `frames` rows those of a clip (`over_time`), to the painting's with
+    the least change, the closed-form optimal transport between Gaussians (for style transfer: Lu et al., arXiv 1906.00668; whitening and coloring:
+    Li et al., arXiv 1705.08086). Computed in float32, whatever the surroundings; differentiable in `latents`.
     """
     surroundings = "cpu" if latents.is_meta else latents.device.type  # autocast knows no meta tensors
     with torch.autocast(surroundings, enabled=False):

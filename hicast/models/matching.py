@@ -13,12 +13,12 @@ from torch.nn import functional
 from hicast.encoders.aim import SCALES, SIDE, Aim, Spread
 from hicast.encoders.texture import Texture
 
-SEED, FLAT = 1.9, 0.4
+SEED, FLAT = 2.6, 0.2
 """How much of the painting's texture flat areas are given before they are matched, at a strength of 1; and the variance, over the painting's, at which it is half of that."""
 
-NEAR, FAR, ALONE = 2, 4, 0.4
-"""How far around a place, in places, it must be flat to count as that, from where details lie to where those of a face do; and how much of the
-texture a place gets that is flat only as far as the first: with none, things in skies stand in a glow."""
+AROUND = 4
+"""Reach, in places, of the squares that must be flat: a place counts as that if one which holds it does. So texture goes up to the outlines of what
+stands before a sky, which would stand in a glow otherwise, and stays out of faces, whose features are closer to each other."""
 
 STEP = 2.0
 """How far, over the mean of what the neighbourhoods that share a place ask for: more than 1, as those agree in part only and a pass knows some axes. 3 diverges."""
@@ -40,7 +40,7 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
     `painting` is of that batch or of 1. First flat areas are given some of its texture, as much as `strength`, even above 1, and only where `texture`
     says so; the rest works it out. Then, pass by pass, some of its neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes
     to that value below which as large a share of the painting's lies, and every place to the mean of what the neighbourhoods that hold it ask for,
-    from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and get no texture, so that they do not
+    from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and how that changes, and get no texture, so that they do not
     flicker. Where much of a picture has nearly one value that would tear small differences apart, so what is added is made a local linear function of
     the latents, nearly constant where they are and, in clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it; where `loose` (batch,)
     is below 1 less of that and of the texture.
@@ -65,15 +65,11 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
 
 def _seeds(latents: Tensor, texture: Texture, varied: Tensor) -> Tensor:
     """Texture for `latents` (batch, channels, height, width) where they are flat, measured by `varied` (batch or 1, channels, 1, 1), the painting's variance."""
-    squares = (latents.square() / varied).mean(1, keepdim=True)
-    near, far = (_flat(squares, latents, varied, reach) for reach in (NEAR, FAR))
-    return SEED * near * torch.lerp(far, torch.ones_like(far), ALONE) * texture.laid(latents)
-
-
-def _flat(squares: Tensor, latents: Tensor, varied: Tensor, reach: int) -> Tensor:
-    """How flat (batch, 1, height, width), 0 to 1, `latents` are as far as `reach`; `squares` are theirs, a mean over channels, `varied` as in `_seeds`."""
-    unrest = (_box(squares, 1, reach) - (_box(latents, 1, reach).square() / varied).mean(1, keepdim=True)).clamp_min(0)
-    return 1 / (1 + (unrest / FLAT).square())
+    side = 2 * AROUND + 1
+    squares, means = _box((latents.square() / varied).mean(1, keepdim=True), 1, AROUND), _box(latents, 1, AROUND)
+    unrest = (squares - (means.square() / varied).mean(1, keepdim=True)).clamp_min(0)
+    least = -functional.max_pool2d(-unrest, side, 1, AROUND)  # of the squares that hold a place
+    return SEED / (1 + (least / FLAT).square()) * texture.laid(latents)
 
 
 def _on_scale(latents: Tensor, scale: int, passes: Iterable[tuple[int, Tensor, Spread]], frames: int, dtype: torch.dtype) -> Tensor:
