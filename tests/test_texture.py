@@ -48,6 +48,24 @@ def test_blocks_that_hold_figures_are_left_alone():
         assert held.laid(torch.zeros(1, CHANNELS, 40, 40)).abs().max() < 0.5
 
 
+def test_no_part_is_laid_stronger_than_the_weakest():
+    strong = torch.tensor([1.0, 4.0]).repeat_interleave(32) * normal(1, CHANNELS, 64, 64)  # a painting that is rough on its right half
+    parts = aim_of(strong).texture
+    strength = (parts.surface / parts.scale[..., None, None]).square().mean((2, 3, 4)).sqrt()
+    assert strength.max() < 1.5 * strength.min()
+    rough = parts.roughness > parts.roughness.median()
+    assert 0.7 < strength[rough].mean() / strength[~rough].mean() < 1.4 and parts.roughness.max() > 2.5 * parts.roughness.min()
+
+
+def test_texture_goes_up_to_outlines_and_stays_out_of_what_is_small():
+    latents = torch.full((1, CHANNELS, 24, 40), -3.0)
+    latents[..., 20:] = 3 * normal(1, CHANNELS, 24, 20)
+    latents[..., 28:33] = -3.0  # flat, but narrower than the squares that must be
+    aim = aim_of(ripples())
+    strength = matching._seeds(latents, aim.texture, aim.variance[..., None, None]).square().mean((0, 1, 2)).sqrt()
+    assert strength[17:20].mean() > 0.5 * strength[:10].mean() and strength[29:32].mean() < 0.2 * strength[:10].mean()
+
+
 def test_texture_of_one_tone_comes_from_many_blocks():
     places, blocks = 100, 50
     drawn = texture._drawn(torch.zeros(2, places, blocks))

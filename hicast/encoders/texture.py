@@ -39,8 +39,8 @@ OFTEN, ROUNDS = 1.2, 10
 
 @dataclass(frozen=True)
 class Texture:
-    """Of blocks of a painting's latents the `surface` (batch, count, channels, side, side), faded out towards their borders; their `means` (batch,
-    count, channels) over `scale` (batch, 1, channels), the painting's standard deviations; their `roughness` (batch, count), likewise; and what counts
+    """Of the calmest parts of blocks of a painting's latents the `surface` (batch, count, channels, `PART`, `PART`), faded out towards their borders;
+    their `means` (batch, count, channels) over `scale` (batch, 1, channels), the painting's standard deviations; their `roughness` (batch, count), likewise; and what counts
     `against` them (batch, count) everywhere."""
 
     surface: Tensor

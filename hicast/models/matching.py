@@ -40,8 +40,8 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
     `painting` is of that batch or of 1. First flat areas are given some of its texture, as much as `strength`, even above 1, and only where `texture`
     says so; the rest works it out. Then, pass by pass, some of its neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes
     to that value below which as large a share of the painting's lies, and every place to the mean of what the neighbourhoods that hold it ask for,
-    from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and how that changes, and get no texture, so that they do not
-    flicker. Where much of a picture has nearly one value that would tear small differences apart, so what is added is made a local linear function of
+    from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and how that changes, and get no
+    texture, so that they do not flicker. Where much of a picture has nearly one value that would tear small differences apart, so what is added is made a local linear function of
     the latents, nearly constant where they are and, in clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it; where `loose` (batch,)
     is below 1 less of that and of the texture.
     Computed in float32, whatever the surroundings, but for convolutions in `dtype`; its gradient by `latents` is 1. Source: matching of patch
