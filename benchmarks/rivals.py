@@ -14,6 +14,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
 from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.figures import figures_in
 from hicast.encoders.latent_moments import painting_moments
 from hicast.models.coloring import colored
 from hicast.models.matching import matched
@@ -33,9 +34,10 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
     unet, projection = model.unet, model.content_projection
     scheduler = DDIMScheduler.from_config(pipeline.scheduler_config)
     scheduler.set_timesteps(steps)
-    code = pipeline.style_encoder(painting)
+    features = pipeline.style_encoder.vgg(painting)
+    code, shown = pipeline.style_encoder.code(features), figures_in(features)
     style, context = code.vector.to(dtype), (pipeline.context if code.tokens is None else code.tokens).to(dtype)
-    moments = painting_moments(LatentCodec(pipeline.autoencoder), painting, min(painting.shape[-2:])) if model.has_colors else None
+    moments = painting_moments(LatentCodec(pipeline.autoencoder), painting, min(painting.shape[-2:]), shown) if model.has_colors else None
     encoded = pipeline.autoencoder.encode(photo.to(dtype)).float()
     std, mean = torch.std_mean(encoded, dim=(2, 3), keepdim=True)
     content = ((encoded - mean) / std).to(dtype)

@@ -7,7 +7,7 @@ import torch
 from hicast.encoders import texture
 from hicast.encoders.aim import Aim
 from hicast.encoders.latent_moments import LatentMoments
-from hicast.encoders.texture import BOLD, OFTEN, SPREAD
+from hicast.encoders.texture import BOLD, FIGURES, OFTEN, SEEN, SPREAD
 from hicast.models import matching
 from hicast.models.matching import matched
 
@@ -18,8 +18,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def aim_of(latents: torch.Tensor) -> Aim:
-    return LatentMoments.of(latents).aim()
+def aim_of(latents: torch.Tensor, figures: torch.Tensor | None = None) -> Aim:
+    return LatentMoments.of(latents, figures).aim()
 
 
 def ripples(period: float = 4.0) -> torch.Tensor:
@@ -32,7 +32,7 @@ def test_texture_is_laid_where_the_painting_has_it():
     rippled = aim_of(ripples()).texture
     dark, bright = (rippled.laid(torch.full((1, CHANNELS, 25, 31), value)) for value in (-3.0, 3.0))
     assert dark.shape == (1, CHANNELS, 25, 31) and torch.equal(dark, rippled.laid(torch.full((1, CHANNELS, 25, 31), -3.0)))
-    assert dark.std() > 0.3 and dark.std() > 3 * bright.std()
+    assert dark.std() > 0.3 and dark.std() > 2 * bright.std()
     assert dark.mean().abs() < 0.2  # texture alone, no tone
     assert rippled.laid(normal(2, CHANNELS, 3, 2)).shape == (2, CHANNELS, 3, 2)
 
@@ -46,6 +46,18 @@ def test_blocks_that_hold_figures_are_left_alone():
         held = aim_of(painting).texture
         assert (held.against > BOLD).any() and (held.against == 0).float().mean() > 0.15
         assert held.laid(torch.zeros(1, CHANNELS, 40, 40)).abs().max() < 0.5
+
+
+def test_what_shows_figures_is_laid_seldom_and_faintly():
+    wave = torch.sin(2 * torch.pi * torch.arange(64) / 4.0)
+    painting = torch.cat([wave[:, None].expand(64, 32), wave[:32].expand(64, 32)], dim=1).expand(1, CHANNELS, 64, 64)  # ripples across, then along
+    shown = torch.tensor([0.0, 2.0]).repeat_interleave(8).expand(1, 16, 16)  # figures on its right half
+    plain, told = aim_of(painting).texture, aim_of(painting, shown).texture
+    right = told.against[0] > 0.99 * FIGURES * 2
+    assert 0.4 < right.float().mean() < 0.5 and (told.surface[0, right] - plain.surface[0, right] / (1 + (2 / SEEN) ** 2)).abs().max() < 1e-4
+    assert torch.equal(told.surface[0, told.against[0] == 0], plain.surface[0, told.against[0] == 0])
+    along, across = (told.laid(torch.zeros(1, CHANNELS, 40, 40)).diff(dim=dim).square().mean() for dim in (3, 2))
+    assert along < 0.1 * across and aim_of(painting).texture.laid(torch.zeros(1, CHANNELS, 40, 40)).diff(dim=3).square().mean() > 3 * along
 
 
 def test_no_part_is_laid_stronger_than_the_weakest():

@@ -56,13 +56,13 @@ class Aim:
     texture: Texture
 
     @classmethod
-    def of(cls, blocks: Tensor) -> Aim:
-        """That of `blocks` (batch, count, channels, side, side) of a painting's latents."""
+    def of(cls, blocks: Tensor, figures: Tensor) -> Aim:
+        """That of `blocks` (batch, count, channels, side, side) of a painting's latents, which show so much of `figures` (batch, count, side, side)."""
         blocks = blocks.float()
         sets = {scale: _sets(blocks, scale) for scale in set(SCALES)}
         axes, spreads = zip(*(next(sets[scale]) for scale in SCALES), strict=True)
         variance = blocks.transpose(1, 2).flatten(2).var(2)
-        return cls(axes, spreads, variance, Texture.of(blocks, variance))
+        return cls(axes, spreads, variance, Texture.of(blocks, variance, figures))
 
 
 def _sets(blocks: Tensor, scale: int) -> Iterator[tuple[Tensor, Spread]]:

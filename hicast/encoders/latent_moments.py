@@ -1,9 +1,10 @@
-"""What a painting's latents are like: their mean and covariance over all places, and blocks of them."""
+"""What a painting's latents are like: their mean and covariance over all places, and blocks of them, with what these show of figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,28 +25,32 @@ KEPT_BLOCKS = ROWS**2
 
 @dataclass(frozen=True)
 class LatentMoments:
-    """Mean (batch, channels), covariance (batch, channels, channels) and `blocks` (batch, `KEPT_BLOCKS`, channels * `BLOCK` ** 2) of latents, float32."""
+    """Mean (batch, channels), covariance (batch, channels, channels) and `blocks` (batch, `KEPT_BLOCKS`, channels * `BLOCK` ** 2) of latents, float32;
+    and how much of a figure there is at each place of these `figures` (batch, `KEPT_BLOCKS`, `BLOCK` ** 2), as `figures.figures_in` tells."""
 
     mean: Tensor
     covariance: Tensor
     blocks: Tensor
+    figures: Tensor
 
     @classmethod
-    def of(cls, latents: Tensor) -> LatentMoments:
-        """Moments of `latents` (batch, channels, height, width) over their places; of fewer than a block's the last are repeated."""
-        whole = functional.pad(latents.float(), (0, max(BLOCK - latents.shape[3], 0), 0, max(BLOCK - latents.shape[2], 0)), mode="replicate")
-        rows, columns = (torch.linspace(0, side - BLOCK, ROWS).round().long() for side in whole.shape[-2:])
-        cuts = whole.unfold(2, BLOCK, 1).unfold(3, BLOCK, 1)[:, :, rows][:, :, :, columns]
-        return cls(*mean_and_covariance(latents), cuts.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))
+    def of(cls, latents: Tensor, figures: Tensor | None = None) -> LatentMoments:
+        """Moments of `latents` (batch, channels, height, width) over their places; of fewer than a block's the last are repeated.
+
+        `figures` (batch, rows, columns) are those of the picture, at whatever resolution; None stands for a picture without any.
+        """
+        figures = latents.new_zeros(len(latents), 1, 1) if figures is None else figures
+        shown = functional.interpolate(figures[:, None].float(), latents.shape[-2:], mode="bilinear")
+        return cls(*mean_and_covariance(latents), _blocks(latents), _blocks(shown))
 
     def aim(self) -> Aim:
         """What latents are matched to; of a batch that was expanded from one painting that one's."""
         blocks = self.blocks if self.blocks.stride(0) else self.blocks[:1]
-        return Aim.of(blocks.unflatten(2, (-1, BLOCK, BLOCK)))
+        return Aim.of(blocks.unflatten(2, (-1, BLOCK, BLOCK)), self.figures[: len(blocks)].unflatten(2, (BLOCK, BLOCK)))
 
     def expand(self, batch: int) -> LatentMoments:
         """The same for a `batch`; these are of that batch or of 1."""
-        return LatentMoments(self.mean.expand(batch, -1), self.covariance.expand(batch, -1, -1), self.blocks.expand(batch, -1, -1))
+        return LatentMoments(*(getattr(self, field.name).expand(batch, *[-1] * (getattr(self, field.name).dim() - 1)) for field in fields(self)))
 
 
 def mix_moments(moments: Sequence[LatentMoments], shares: Sequence[float]) -> LatentMoments:
@@ -56,8 +61,11 @@ def mix_moments(moments: Sequence[LatentMoments], shares: Sequence[float]) -> La
         away = one.mean - mean
         spread = spread + share * (one.covariance + away[:, :, None] * away[:, None, :])
     bounds = [round(KEPT_BLOCKS * sum(shares[:count])) for count in range(len(shares) + 1)]
-    blocks = [one.blocks[:, _spread(KEPT_BLOCKS, stop - start)] for one, start, stop in zip(moments, bounds[:-1], bounds[1:], strict=True)]
-    return LatentMoments(mean, spread, torch.cat(blocks, dim=1))
+    taken = [_spread(KEPT_BLOCKS, stop - start) for start, stop in pairwise(bounds)]
+    blocks, figures = (
+        torch.cat([getattr(one, name)[:, some] for one, some in zip(moments, taken, strict=True)], dim=1) for name in ("blocks", "figures")
+    )
+    return LatentMoments(mean, spread, blocks, figures)
 
 
 def stack_moments(parts: Sequence[LatentMoments]) -> LatentMoments:
@@ -65,10 +73,11 @@ def stack_moments(parts: Sequence[LatentMoments]) -> LatentMoments:
     return LatentMoments(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(LatentMoments)))
 
 
-def painting_moments(codec: LatentCodec, painting: Tensor, side: int) -> LatentMoments:
-    """Moments of a `painting` (1, 3, height, width) in [-1, 1], encoded by `codec` with its short side at `side` pixels or next to it."""
+def painting_moments(codec: LatentCodec, painting: Tensor, side: int, figures: Tensor | None = None) -> LatentMoments:
+    """Moments of a `painting` (1, 3, height, width) in [-1, 1] that shows these `figures` (1, rows, columns), encoded by `codec` with its short side at
+    `side` pixels or next to it."""
     size = encoded_size(tuple(painting.shape[-2:]), side, codec.factor)
-    return LatentMoments.of(codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last)))
+    return LatentMoments.of(codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last)), figures)
 
 
 def encoded_size(size: tuple[int, int], side: int, factor: int) -> tuple[int, int]:
@@ -89,6 +98,14 @@ def mean_and_covariance(latents: Tensor, frames: int = 1) -> tuple[Tensor, Tenso
     squares = covariance + mean[:, :, None] * mean[:, None]
     mean, squares = (over_time(values.unflatten(0, (-1, frames))).flatten(0, 1) for values in (mean, squares))
     return mean, squares - mean[:, :, None] * mean[:, None]
+
+
+def _blocks(values: Tensor) -> Tensor:
+    """Blocks (batch, `KEPT_BLOCKS`, channels * `BLOCK` ** 2) of `values` (batch, channels, height, width), float32."""
+    whole = functional.pad(values.float(), (0, max(BLOCK - values.shape[3], 0), 0, max(BLOCK - values.shape[2], 0)), mode="replicate")
+    rows, columns = (torch.linspace(0, side - BLOCK, ROWS).round().long() for side in whole.shape[-2:])
+    cuts = whole.unfold(2, BLOCK, 1).unfold(3, BLOCK, 1)[:, :, rows][:, :, :, columns]
+    return cuts.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
 def _spread(places: int, count: int) -> Tensor:

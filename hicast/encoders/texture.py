@@ -20,17 +20,21 @@ UNLIKE = 2.0
 painting varies."""
 
 CALM, BOLD = 0.4, 12.0
-"""Share of the blocks in which no detail stands out, and of those whose tone changes little from side to side: others hold figures rather than the
+"""Share of the blocks in which no detail stands out, and of those whose tone changes little from side to side: others hold outlines rather than the
 painting's surface. What it counts against those, for each time that they go as far again."""
+
+FIGURES, SEEN = 10.0, 0.5
+"""What it counts against a part of a block that it shows a figure, for each unit of `figures.figures_in`; and how much of that lets it be laid half as
+strongly: what is left of the figures of a crowded painting is the touch of its brush."""
 
 DETAIL = 3
 """Side in places of the squares whose means tell of both."""
 
-EVEN, FAINT = 0.15, 0.15
+EVEN, FAINT = 0.4, 0.15
 """Share of the parts that tell how strong the surface is: others are brought down to what those keep to, so that what stands out stays a touch of
 the brush, and no figure. But never below this much of the painting's standard deviation, as a half bare painting would lose all texture."""
 
-SPREAD = 0.8
+SPREAD = 1.4
 """How much chance weighs against likeness, so that areas of one tone get many blocks."""
 
 OFTEN, ROUNDS = 1.2, 10
@@ -50,18 +54,22 @@ class Texture:
     scale: Tensor
 
     @classmethod
-    def of(cls, blocks: Tensor, variance: Tensor) -> Texture:
-        """That of `blocks` (batch, count, channels, side, side) of latents with this `variance` (batch, channels)."""
+    def of(cls, blocks: Tensor, variance: Tensor, figures: Tensor) -> Texture:
+        """That of `blocks` (batch, count, channels, side, side) of latents with this `variance` (batch, channels), which show so much of `figures`
+        (batch, count, side, side)."""
         scale = variance.sqrt()[:, None].clamp_min(1e-6)
         relative = blocks / scale[..., None, None]
-        calmest = (_to_mean(_detail(_surface(relative))) + _to_mean(_change(relative))).argmin(2)[..., None, None, None, None]
-        relative = _parts(relative).gather(2, calmest.expand(-1, -1, 1, blocks.shape[2], PART, PART))[:, :, 0]
+        calmest = (_to_mean(_detail(_surface(relative))) + _to_mean(_change(relative))).argmin(2, keepdim=True)
+        relative = _parts(relative).gather(2, calmest[..., None, None, None].expand(-1, -1, 1, blocks.shape[2], PART, PART))[:, :, 0]
+        shown = functional.avg_pool2d(figures, PART, 1).flatten(2).gather(2, calmest)[..., 0]
         surface = _surface(relative)
-        against = torch.maximum(*(_beyond(amounts[..., 0]) for amounts in (_detail(surface), _change(relative))))
+        outlines = torch.maximum(*(_beyond(amounts[..., 0]) for amounts in (_detail(surface), _change(relative))))
         strength = surface.square().mean((2, 3, 4)).sqrt()
         most = strength.quantile(EVEN, dim=1, keepdim=True).clamp_min(FAINT)
-        surface = surface * (most / strength.clamp_min(FAINT)).clamp_max(1)[..., None, None, None] * scale[..., None, None] * _fading(PART).to(blocks)
-        return cls(surface, relative.mean((3, 4)), _variation(relative), BOLD * against, scale)
+        kept = (most / strength.clamp_min(FAINT)).clamp_max(1) / (1 + (shown / SEEN).square())
+        against = BOLD * outlines + FIGURES * shown
+        surface = surface * kept[..., None, None, None] * scale[..., None, None] * _fading(PART).to(blocks)
+        return cls(surface, relative.mean((3, 4)), _variation(relative), against, scale)
 
     def laid(self, latents: Tensor) -> Tensor:
         """Texture for `latents` (batch, channels, height, width), of their shape: every place gets that of a block which is like it in mean and

@@ -73,7 +73,9 @@ class RepaintStage:
             self.library.fit(self.style_encoder)
         self.codec = LatentCodec(frozen_copy(pipeline.autoencoder, self.device, frozen))
         self.model = self.placed(pipeline.model.train())
-        self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device) if self.model.has_colors else None
+        self.moments = None
+        if self.model.has_colors:
+            self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device, self.library.figures)
         self.context = None if pipeline.context is None else pipeline.context.to(self.device)
         if settings.gradient_checkpointing:
             self.model.unet.enable_gradient_checkpointing()

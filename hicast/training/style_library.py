@@ -1,4 +1,4 @@
-"""What training must know of every painting, measured once and kept on disk: statistics, tokens, Gram matrices, colours."""
+"""What training must know of every painting, measured once and kept on disk: statistics, tokens, figures, Gram matrices, colours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.figures import figures_in
 from hicast.encoders.latent_moments import LatentMoments, painting_moments, stack_moments
 from hicast.encoders.style import StyleEncoder, pooled_tokens, statistics
 from hicast.encoders.vgg import STYLE_TAPS, Vgg16
@@ -24,13 +25,14 @@ from hicast.losses.perceptual import feature_quantiles, gram, layer_statistics
 from hicast.training.cache_keys import content_digest, weights_digest
 from hicast.training.data import PicturePool, to_batch
 
-FORMAT = 3
+FORMAT = 4
 
 
 class StyleLibrary:
     """Measurements of the paintings of a pool, one row each.
 
-    `vectors` (count, 2944) and `tokens` (count, grid * grid, 768; None without a grid) are raw, not normalised; `colors` (count, 6, 64);
+    `vectors` (count, 2944) and `tokens` (count, grid * grid, 768; None without a grid) are raw, not normalised; `colors` (count, 6, 64); `figures`
+    (count, 16, 16) as `figures_in` tells;
     `grams[layer]` (count, channels, channels); `layers[layer]` (count, 2 * channels) standard deviation and mean;
     `quantiles[layer]` (count, directions, quantiles). `vector_scale`, `layer_scales[layer]` and `quantile_scales[layer]` are the mean
     variance of these over the paintings: the units of `style_distance` and `distribution_distance`.
@@ -39,6 +41,7 @@ class StyleLibrary:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         """Wrap measured `tensors`, as `measure` names them."""
         self.vectors, self.tokens, self.colors = tensors["vectors"], tensors.get("tokens"), tensors["colors"]
+        self.figures = tensors["figures"]
         self.grams = {key[5:]: value for key, value in tensors.items() if key.startswith("gram.")}
         self.layers = {key[6:]: value for key, value in tensors.items() if key.startswith("layer.")}
         self.quantiles = {key[9:]: value for key, value in tensors.items() if key.startswith("quantile.")}
@@ -58,12 +61,12 @@ class StyleLibrary:
 
 
 class MomentsLibrary:
-    """Moments of the latents of the paintings of `pool`, encoded by `codec` at short side `side` when they are first asked for; blocks
-    are kept in float16."""
+    """Moments of the latents of the paintings of `pool`, which show so much of `figures` (count, 16, 16), encoded by `codec` at short side `side` when
+    they are first asked for; blocks are kept in float16."""
 
-    def __init__(self, pool: PicturePool, codec: LatentCodec, side: int, device: torch.device) -> None:
+    def __init__(self, pool: PicturePool, codec: LatentCodec, side: int, device: torch.device, figures: Tensor) -> None:
         """Nothing is read yet."""
-        self._pool, self._codec, self._side, self._device = pool, codec, side, device
+        self._pool, self._codec, self._side, self._device, self._figures = pool, codec, side, device, figures
         self._known: dict[int, LatentMoments] = {}
 
     @torch.no_grad()
@@ -71,7 +74,8 @@ class MomentsLibrary:
         """Moments of the paintings with these indices, a row each."""
         for row in rows:
             if row not in self._known:
-                moments = painting_moments(self._codec, to_batch([self._pool[row]]).to(self._device), self._side)
+                painting, figures = to_batch([self._pool[row]]), self._figures[row : row + 1]
+                moments = painting_moments(self._codec, painting.to(self._device), self._side, figures.to(self._device))
                 self._known[row] = replace(moments, blocks=moments.blocks.half())
         stacked = stack_moments([self._known[row] for row in rows])
         return replace(stacked, blocks=stacked.blocks.float())
@@ -101,6 +105,7 @@ def measure(pool: PicturePool, vgg: Vgg16, side: int, grid: int, gram_layers: Se
         row = {
             "vectors": statistics(features),
             "colors": color_quantiles(image),
+            "figures": figures_in(features),
         }
         if grid:
             row["tokens"] = pooled_tokens(features, grid).flatten(2).transpose(1, 2).bfloat16()

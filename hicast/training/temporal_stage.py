@@ -81,7 +81,9 @@ class TemporalStage:
             self.library.fit(self.style_encoder)
         self.model, autoencoder = (_frozen(part, base is None, self.device, frozen) for part in (pipeline.model, pipeline.autoencoder))
         self.codec = LatentCodec(autoencoder)
-        self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device) if self.model.has_colors else None
+        self.moments = None
+        if self.model.has_colors:
+            self.moments = MomentsLibrary(self.paintings, self.codec, settings.style_side, self.device, self.library.figures)
         self.scheduler = make_scheduler("ddim", pipeline.scheduler_config)
         self.last = self.scheduler.config.num_train_timesteps - 1
         self.layers = place(pipeline.temporal.train(), self.device, torch.float32)
