@@ -103,6 +103,8 @@ def blend_styles(codes: Sequence[tuple[StyleCode, float]]) -> StyleCode:
     total = sum(weight for _, weight in codes)
     if total <= 0:
         raise UsageError(f"style weights: expected a sum above 0, found {total:g}")
+    if len(codes) == 1:
+        return codes[0][0]
     shares = [weight / total for _, weight in codes]
     vector = torch.stack([share * code.vector for (code, _), share in zip(codes, shares, strict=True)]).sum(0)
     moments = [code.moments for code, _ in codes]

@@ -192,6 +192,11 @@ class Painter:
             acting = none if residuals[layer.idle] is None else residuals[layer.idle]
             hold = min(sum(abs(weight) for name, weight in weights.items() if name not in layer.idle), 1.0)
             full = Conditions.of(scene.latents, layer.code, context, acting, plan.embedded_scale, frames, hold, scene.texture)
-            branches = {FULL: full, NO_STYLE: full.without_style(self._null_style()), NO_CONTENT: full.without_content()}
-            chosen += [branches[name] for name in plan.coefficients]
+            chosen += [self._branch(name, full) for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
+
+    def _branch(self, name: str, full: Conditions) -> Conditions:
+        """What the branch called `name` is told of all that the `full` one is."""
+        if name == NO_STYLE:
+            return full.without_style(self._null_style())
+        return full.without_content() if name == NO_CONTENT else full
