@@ -23,9 +23,9 @@ CALM, BOLD = 0.4, 12.0
 """Share of the blocks in which no detail stands out, and of those whose tone changes little from side to side: others hold outlines rather than the
 painting's surface. What it counts against those, for each time that they go as far again."""
 
-FIGURES, SEEN = 10.0, 0.5
-"""What it counts against a part of a block that it shows a figure, for each unit of `figures.figures_in`; and how much of that lets it be laid half as
-strongly: what is left of the figures of a crowded painting is the touch of its brush."""
+FIGURES, SEEN, LEAST = 10.0, 0.5, 0.2
+"""What it counts against a part of a block that it shows a figure, for each unit of `figures.figures_in`; how much of that takes half of what can be taken
+of its strength; and what stays at least, as strong swirls of a brush look like figures too: what is left of a crowd is the touch of its brush."""
 
 DETAIL = 3
 """Side in places of the squares whose means tell of both."""
@@ -66,7 +66,7 @@ class Texture:
         outlines = torch.maximum(*(_beyond(amounts[..., 0]) for amounts in (_detail(surface), _change(relative))))
         strength = surface.square().mean((2, 3, 4)).sqrt()
         most = strength.quantile(EVEN, dim=1, keepdim=True).clamp_min(FAINT)
-        kept = (most / strength.clamp_min(FAINT)).clamp_max(1) / (1 + (shown / SEEN).square())
+        kept = (most / strength.clamp_min(FAINT)).clamp_max(1) * (LEAST + (1 - LEAST) / (1 + (shown / SEEN).square()))
         against = BOLD * outlines + FIGURES * shown
         surface = surface * kept[..., None, None, None] * scale[..., None, None] * _fading(PART).to(blocks)
         return cls(surface, relative.mean((3, 4)), _variation(relative), against, scale)
