@@ -194,6 +194,7 @@ def test_pipeline_matches_by_the_painting(make_pipeline):
     styled = pipeline.encode_style([(painting, 1.0)])
     assert styled.aim is not None and Conditions.of(normal(1, pipeline.model.unet.config.out_channels, 8, 8), styled).aim is styled.aim
     assert styled.moments.blocks.shape == (1, KEPT_BLOCKS, pipeline.model.unet.config.out_channels * BLOCK**2)
+    assert styled.moments.figures.std() > 0 and styled.aim.texture.against.std() > 0
     assert not torch.allclose(pipeline.stylize_image(photo, styled, size=64), plain, atol=1e-3)
 
 

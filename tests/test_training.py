@@ -15,15 +15,17 @@ from hicast.config.model import ModelConfig
 from hicast.config.presets import list_presets, load_preset
 from hicast.config.train import AutoencoderTraining
 from hicast.encoders.autoencoder import ResidualAutoencoder
+from hicast.encoders.figures import GRID, figures_in
+from hicast.encoders.latent_moments import painting_moments
 from hicast.encoders.vgg import Vgg16
 from hicast.errors import UsageError
 from hicast.losses.terms import weighted_sum
 from hicast.pipeline import HiCastPipeline
 from hicast.training.autoencoder_stage import AutoencoderStage
-from hicast.training.data import PicturePool
+from hicast.training.data import PicturePool, to_batch
 from hicast.training.image_terms import TERMS
 from hicast.training.loop import train
-from hicast.training.style_library import load_or_measure
+from hicast.training.style_library import MomentsLibrary, load_or_measure, style_picture
 
 
 def autoencoder_stage(folders: tuple[Path, Path], vgg: Vgg16, **changes: object) -> AutoencoderStage:
@@ -140,7 +142,18 @@ def test_measured_paintings_are_kept_by_content(tmp_path: Path, folders: tuple[P
         (moved / f"{i}.png").write_bytes(file.read())
     again = load_or_measure(tmp_path / "cache.safetensors", PicturePool([moved], 64, 2**20), *arguments)
     assert calls == [1, 2, 3]
-    assert torch.equal(first.vectors, again.vectors)
+    assert torch.equal(first.vectors, again.vectors) and torch.equal(first.figures, again.figures)
+
+
+def test_training_is_told_of_the_figures_that_painting_is_told_of(tmp_path: Path, folders: tuple[Path, Path], make_image_stage: Callable) -> None:
+    stage = make_image_stage()
+    painting = style_picture(stage.paintings[0], stage.settings.style_side)
+    with torch.no_grad():
+        shown = figures_in(stage.vgg(painting))
+    assert shown.shape == (1, GRID, GRID) and shown.std() > 0 and torch.allclose(stage.library.figures[:1], shown, atol=1e-4)
+    moments = MomentsLibrary(stage.paintings, stage.codec, stage.settings.style_side, stage.device, stage.library.figures).of([0, 1])
+    expected = painting_moments(stage.codec, to_batch([stage.paintings[0]]), stage.settings.style_side, shown)
+    assert torch.allclose(moments.figures[0], expected.figures[0], atol=1e-4) and moments.figures[0].std() > 0
 
 
 @pytest.mark.parametrize("name", list_presets("models"))
