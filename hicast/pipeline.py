@@ -18,7 +18,6 @@ from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
 from hicast.encoders.figures import figures_in
 from hicast.encoders.latent_moments import encoded_size, painting_moments
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
-from hicast.encoders.vgg import STYLE_TAPS
 from hicast.engines.running import Engine, OnNote
 from hicast.errors import UsageError
 from hicast.io.bases import TEMPORAL
@@ -172,19 +171,18 @@ class HiCastPipeline:
 
         With `square` they are squashed to squares of the side `size`, as published; else proportions are kept.
         """
-        side = self.index["style_side"]
+        side, codec = self.index["style_side"], LatentCodec(self.autoencoder)
         self._offload.use("style_encoder")
-        codec = LatentCodec(self.autoencoder)
-        codes, paintings, figures = [], [], []
+        codes, paintings = [], []
         for image, weight in styles:
             whole = encoded_size(image.shape[-2:], side, codec.factor) if self.model.has_colors else working_size(image.shape[-2:], side, 1)
-            paintings.append(resize_image(image, (size or side,) * 2 if square else whole).to(self.device))
-            features = self.style_encoder.vgg(paintings[-1], STYLE_TAPS)
+            painting = resize_image(image, (size or side,) * 2 if square else whole).to(self.device)
+            features = self.style_encoder.vgg(painting)
             codes.append((self.style_encoder.code(features), weight))
-            figures.append(figures_in(features))
+            paintings.append((painting, figures_in(features)))
         if self.model.has_colors:
             self._offload.use("autoencoder")
-            moments = [painting_moments(codec, painting, side, shown) for painting, shown in zip(paintings, figures, strict=True)]
+            moments = [painting_moments(codec, painting, side, figures) for painting, figures in paintings]
             codes = [(replace(code, moments=own), weight) for (code, weight), own in zip(codes, moments, strict=True)]
         code = blend_styles(codes)
         return replace(code, aim=code.moments.aim()) if self.model.matching else code

@@ -145,7 +145,7 @@ def test_measured_paintings_are_kept_by_content(tmp_path: Path, folders: tuple[P
     assert torch.equal(first.vectors, again.vectors) and torch.equal(first.figures, again.figures)
 
 
-def test_training_is_told_of_the_figures_that_painting_is_told_of(tmp_path: Path, folders: tuple[Path, Path], make_image_stage: Callable) -> None:
+def test_training_is_told_of_the_figures_that_painting_is_told_of(make_image_stage: Callable) -> None:
     stage = make_image_stage()
     painting = style_picture(stage.paintings[0], stage.settings.style_side)
     with torch.no_grad():

@@ -50,7 +50,8 @@ class LatentMoments:
 
     def expand(self, batch: int) -> LatentMoments:
         """The same for a `batch`; these are of that batch or of 1."""
-        return LatentMoments(*(getattr(self, field.name).expand(batch, *[-1] * (getattr(self, field.name).dim() - 1)) for field in fields(self)))
+        values = (getattr(self, field.name) for field in fields(self))
+        return LatentMoments(*(value.expand(batch, *value.shape[1:]) for value in values))
 
 
 def mix_moments(moments: Sequence[LatentMoments], shares: Sequence[float]) -> LatentMoments:
