@@ -12,12 +12,13 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
+from torch.nn import functional
 
 from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.figures import figures_in
 from hicast.encoders.latent_moments import painting_moments
 from hicast.models.coloring import colored
-from hicast.models.matching import matched
+from hicast.models.matching import Spared, matched
 from hicast.pipeline import HiCastPipeline
 
 MAGENTA_SIZE, MAGENTA_STYLE_SIZE = 384, 256
@@ -39,6 +40,8 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
     style, context = code.vector.to(dtype), (pipeline.context if code.tokens is None else code.tokens).to(dtype)
     moments = painting_moments(LatentCodec(pipeline.autoencoder), painting, min(painting.shape[-2:]), shown) if model.has_colors else None
     encoded = pipeline.autoencoder.encode(photo.to(dtype)).float()
+    told = model.subject_of(photo, pipeline.style_encoder.vgg)
+    spared = None if told is None else Spared.of(functional.interpolate(told, encoded.shape[-2:], mode="bilinear"))
     std, mean = torch.std_mean(encoded, dim=(2, 3), keepdim=True)
     content = ((encoded - mean) / std).to(dtype)
     slot = unet.config.time_cond_proj_dim
@@ -56,7 +59,7 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
         if model.coloring:
             prediction = colored(prediction, moments, torch.tensor([unit * model.coloring]))
         if model.matching:
-            prediction = matched(prediction, moments.aim(), torch.tensor([unit * model.matching]), dtype=dtype)
+            prediction = matched(prediction, moments.aim(), torch.tensor([unit * model.matching]), dtype=dtype, spared=spared)
         latents = scheduler.step(prediction, timestep, latents).prev_sample
     return pipeline.autoencoder.decode(latents.to(dtype)).float().clamp(-1, 1)
 

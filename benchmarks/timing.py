@@ -40,7 +40,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 class NetTimer:
-    """Seconds in U-Net, content projection, autoencoder, adapters and VGG-16, on a device that works while it is asked (a CPU)."""
+    """Seconds in U-Net, content projection, autoencoder, adapters, VGG-16 and the net for subjects, on a device that works while it is asked (a CPU)."""
 
     def __init__(self, pipeline: HiCastPipeline) -> None:
         """Wraps the methods through which the engine enters the nets of `pipeline`."""
@@ -50,6 +50,8 @@ class NetTimer:
         self._wrap("autoencoder", pipeline.autoencoder, "encode", "decode")
         self._wrap("adapters", pipeline.adapters, "features")
         self._wrap("vgg16", pipeline.style_encoder.vgg, "forward")
+        if pipeline.model.subject is not None:
+            self._wrap("subject", pipeline.model.subject, "forward")
 
     @property
     def total(self) -> float:

@@ -114,7 +114,7 @@ def test_embedded_settings_repeat_a_result(capsys):
     assert (record["hicast"], record["command"], record["preset"]) == (__version__, "stylize-image", "bold")
     assert record["styles"] == [{"file": "red.png", "weight": 2.0}]
     settings = record["settings"]
-    assert (settings["model"], settings["seed"], settings["steps"], settings["style_scale"]) == ("compact", 9, 7, 1.2)
+    assert (settings["model"], settings["seed"], settings["steps"], settings["style_scale"]) == ("compact", 9, 7, 1.15)
     assert "device" not in settings
     code, _, _ = _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--from-settings", "first.png", "-o", "second.png")
     assert code == 0 and FakePipeline.calls[1] == {**FakePipeline.calls[0], "weights": [1.0]}

@@ -36,7 +36,7 @@ def test_presets_copy_and_show(capsys, folder):
     assert code == 1 and "--overwrite" in err
     (folder / "bold.yaml").write_text("base: bold\nsteps: 3\n")
     code, out, _ = _run(capsys, "presets", "show", "bold.yaml", "--json")
-    assert code == 0 and json.loads(out) == {"name": "bold.yaml", "description": "", "style_scale": 1.2, "content_scale": 1.0, "steps": 3}
+    assert code == 0 and json.loads(out) == {"name": "bold.yaml", "description": "", "style_scale": 1.15, "content_scale": 1.0, "steps": 3}
 
 
 def test_a_copy_has_a_name_that_preset_takes(capsys, folder):

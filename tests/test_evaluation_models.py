@@ -124,7 +124,7 @@ def test_a_sweep_of_a_preset_file_measures_the_look_it_leaves(scene, model, caps
     assert main.run(words) == 0
     left = load_style_preset(str(scene / "out" / "preset.yaml"))
     kept = {key: left[key] for key in ("style_scale", "content_scale", "adapters", "size", "steps")}
-    assert kept == {"style_scale": 1.2, "content_scale": 1.2, "adapters": {"edge": 0.5}, "size": 40, "steps": 2}
+    assert kept == {"style_scale": 1.15, "content_scale": 1.2, "adapters": {"edge": 0.5}, "size": 40, "steps": 2}
     point = json.loads((scene / "out" / "sweep.json").read_text())["points"][1]
     capsys.readouterr()
     assert main.run(["eval", "images", "--pairs", "pairs.csv", "--model", str(model), "--size", "48", "-o", "again", "--metrics", "cf",
@@ -171,7 +171,7 @@ def test_ablation_from_end_to_end(scene, model, capsys):
              "--metrics", "cf,ge,lp,qs3,edge", "--kinds-from-names", "--against", f"same={model}", "-o", "out", "--json"]  # fmt: skip
     assert main.run(words) == 0
     found = json.loads(capsys.readouterr().out)
-    own = ["image model", "+ edge", "style scale 1.2", "without style scale"]
+    own = ["image model", "+ edge", "style scale 1.15", "without style scale"]
     assert list(found["methods"]) == ["content", "style", "color", *own, *(f"same: {name}" for name in own)]
     assert set(found["kinds"]) == {"warm", "cold"}
     assert found["methods"]["image model"] == found["methods"]["same: image model"] == found["methods"]["without style scale"]

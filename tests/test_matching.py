@@ -200,7 +200,7 @@ def test_pipeline_matches_by_the_painting(make_pipeline):
 
 def test_frames_get_no_texture_even_one_by_one(make_pipeline, monkeypatch):
     asked = []
-    monkeypatch.setattr(hicast_model, "matched", lambda latents, *given: asked.append(given[-1]) or latents)
+    monkeypatch.setattr(hicast_model, "matched", lambda latents, *given: asked.append(given[5]) or latents)
     pipeline, photo, painting = make_pipeline(), normal(1, 3, 64, 64).clamp(-1, 1), normal(1, 3, 64, 64, seed=4).clamp(-1, 1)
     pipeline.model.matching = 1.0
     pipeline.stylize_image(photo, [(painting, 1.0)], size=64)

@@ -76,9 +76,9 @@ def test_wheel(source, tmp_path):
     shipped = {str(path.relative_to(source)) for path in (source / "presets").rglob("*.yaml")}
     assert shipped == {str(path.relative_to(site / "hicast")) for path in (site / "hicast" / "presets").rglob("*.yaml")}
     place, *lines = _run_from(site, tmp_path)
-    assert Path(place) == site / "hicast" / "cli" / "main.py" and "style_scale: 1.2" in lines
+    assert Path(place) == site / "hicast" / "cli" / "main.py" and "style_scale: 1.15" in lines
 
 
 def test_editable(source, tmp_path):
     place, *lines = _run_from(_build(source, "build_editable", tmp_path), tmp_path)
-    assert Path(place) == source / "cli" / "main.py" and "style_scale: 1.2" in lines
+    assert Path(place) == source / "cli" / "main.py" and "style_scale: 1.15" in lines

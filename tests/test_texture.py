@@ -74,7 +74,7 @@ def test_texture_goes_up_to_outlines_and_stays_out_of_what_is_small():
     latents[..., 20:] = 3 * normal(1, CHANNELS, 24, 20)
     latents[..., 28:33] = -3.0  # flat, but narrower than the squares that must be
     aim = aim_of(ripples())
-    strength = matching._seeds(latents, aim.texture, aim.variance[..., None, None]).square().mean((0, 1, 2)).sqrt()
+    strength = matching._seeds(latents, aim.texture, aim.variance[..., None, None], matching.UNTOLD).square().mean((0, 1, 2)).sqrt()
     assert strength[17:20].mean() > 0.5 * strength[:10].mean() and strength[29:32].mean() < 0.2 * strength[:10].mean()
 
 
@@ -100,7 +100,7 @@ def test_flat_areas_get_texture_in_pictures_and_none_in_clips():
     latents = torch.full((2, CHANNELS, 24, 24), -3.0)
     latents[..., 12:] = 3 * normal(1, CHANNELS, 24, 12)
     aim = aim_of(ripples())
-    seeds = matching._seeds(latents, aim.texture, aim.variance[..., None, None])
+    seeds = matching._seeds(latents, aim.texture, aim.variance[..., None, None], matching.UNTOLD)
     assert seeds[..., :8].std() > 0.2 and seeds[..., :8].std() > 3 * seeds[..., 16:].std()
     still, clip, held = (
         matched(latents, aim, torch.ones(2), **given)[0, :, :, :8].std((1, 2)).max() for given in ({}, {"frames": 2}, {"loose": torch.zeros(2)})

@@ -22,9 +22,13 @@ from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode
 from hicast.io.bases import TEMPORAL, find_adapters, load_index, with_bases
 from hicast.models.fused_attention import FusedAttention
 from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.subject import SUBJECT
 from hicast.models.verification import WHOLE, meta_part
 
 GIB = 2**30
+NET = ("unet", "content_projection", SUBJECT, TEMPORAL)
+"""Parts that compute together."""
+
 LIBRARIES = GIB
 """What Python, torch and diffusers take."""
 
@@ -56,8 +60,8 @@ class Footprint:
         bases = with_bases(folder)
         kind = load_index(bases[-1]).get("autoencoder", "ResidualAutoencoder")
         self.parts: dict[str, nn.Module] = {}
-        for name in (*WHOLE, *([TEMPORAL] if clips else [])):
-            place = next((base / name for base in bases if (base / name).is_dir()), None if name == TEMPORAL else bases[-1] / name)
+        for name in (*WHOLE, SUBJECT, *([TEMPORAL] if clips else [])):
+            place = next((base / name for base in bases if (base / name).is_dir()), bases[-1] / name if name in WHOLE else None)
             if place:
                 self.parts[name] = meta_part(place, kind).eval()
         for name, place in find_adapters(folder).items():
@@ -134,9 +138,9 @@ def _resident(weights: dict[str, int], layer: int, offload: str) -> dict[str, in
     """What of the weights is on the GPU at the worst moment."""
     if offload == "none":
         return weights
-    net = {name: size for name, size in weights.items() if name in ("unet", "content_projection", TEMPORAL)}
+    net = {name: size for name, size in weights.items() if name in NET}
     if offload == "sequential":
-        return {"largest layer": layer, **{name: size for name, size in weights.items() if name in (TEMPORAL, "style_encoder", "content_projection")}}
+        return {"largest layer": layer, **{name: size for name, size in weights.items() if name in (*NET[1:], "style_encoder")}}
     others = {name: size for name, size in weights.items() if name not in net}
     largest = max(others, key=others.__getitem__)
     return net if sum(net.values()) >= others[largest] else {largest: others[largest]}

@@ -11,15 +11,18 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hicast.encoders.aim import Aim
 from hicast.encoders.latent_moments import LatentMoments, stack_moments
 from hicast.encoders.style import StyleCode
+from hicast.encoders.vgg import Vgg16
 from hicast.errors import ModelError
 from hicast.io.weights import load_json, load_module, save_json, save_module
 from hicast.models.adapters import Residuals, check_residuals
 from hicast.models.coloring import colored
-from hicast.models.matching import matched
+from hicast.models.matching import Spared, matched
+from hicast.models.subject import SUBJECT, SubjectNet, seen_by
 from hicast.models.unet import ContentProjection, build_unet, normalize_content
 
 FLAGS_FILE = "hicast.json"
@@ -43,7 +46,8 @@ class Conditions:
     boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs;
     every `frames` rows are those of one clip, which are colored by what they are together. `hold` (batch,) in [0, 1] says how far residuals hold the
     photo's structure (None: wholly, where there are some): flat areas get less of the painting's texture for it. `aim`, of a batch of 1, is what a
-    net matches to (None: found from the moments). `texture` says whether flat areas get that of the painting, which those of clips never do.
+    net matches to (None: found from the moments). `texture` says whether flat areas get that of the painting, which those of clips never do;
+    `subject` (batch, 2, h, w), of any resolution, what the photo shows (`SubjectNet`; None: nothing).
     """
 
     content: Tensor
@@ -59,6 +63,7 @@ class Conditions:
     hold: Tensor | None = None
     aim: Aim | None = None
     texture: bool = True
+    subject: Tensor | None = None
 
     @classmethod
     def of(
@@ -71,6 +76,7 @@ class Conditions:
         frames: int = 1,
         hold: float | None = None,
         texture: bool = True,
+        subject: Tensor | None = None,
     ) -> Conditions:
         """Conditions from content `latents` (batch, channels, height, width) and a style code of that batch or of 1.
 
@@ -85,7 +91,8 @@ class Conditions:
         vector = style.vector.expand(batch, -1)
         moments = None if style.moments is None else style.moments.expand(batch)
         return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale, moments=moments, frames=frames,
-                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device), aim=style.aim, texture=texture)  # fmt: skip
+                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device), aim=style.aim, texture=texture,
+                   subject=subject)  # fmt: skip
 
     def without_style(self, null: StyleCode) -> Conditions:
         """The same with the null style; `null` may be a batch of 1 and its tokens replace the context if it has any."""
@@ -113,8 +120,9 @@ def stack_conditions(parts: Sequence[Conditions]) -> Conditions:
     if parts[0].moments is not None:
         moments = stack_moments([part.moments for part in parts])
     aim = parts[0].aim if all(part.aim is parts[0].aim for part in parts) else None
+    subject = None if parts[0].subject is None else torch.cat([part.subject for part in parts])
     return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps, moments=moments, frames=parts[0].frames,
-                      hold=torch.cat([_hold(part) for part in parts]), aim=aim, texture=parts[0].texture)  # fmt: skip
+                      hold=torch.cat([_hold(part) for part in parts]), aim=aim, texture=parts[0].texture, subject=subject)  # fmt: skip
 
 
 class HiCastModel(nn.Module):
@@ -123,12 +131,13 @@ class HiCastModel(nn.Module):
     With `content_skip` the U-Net's output is added to the modulated content, and for style scales below 1 to a mixture
     of that and the photo's own latents, so that a style scale of 0 starts from the photo itself. With `coloring` above 0 what comes
     out, which must be latents, is moved towards the moments of the painting's latents by that times the style scale, at most wholly; with
-    `matching` it then goes by that times the style scale, at most wholly, to where their neighbourhoods are distributed.
+    `matching` it then goes by that times the style scale, at most wholly, to where their neighbourhoods are distributed; a `subject` net, if there
+    is one, tells of a photo where that would deface what it shows (`Conditions.subject`).
     """
 
     def __init__(
         self, unet: UNet2DConditionModel, content_projection: ContentProjection, content_skip: bool = False, coloring: float = 0.0,
-        matching: float = 0.0,
+        matching: float = 0.0, subject: SubjectNet | None = None,
     ) -> None:
         """Raises ModelError if the channels of the two parts do not add up."""
         super().__init__()
@@ -143,6 +152,7 @@ class HiCastModel(nn.Module):
         self.content_skip = content_skip
         self.coloring = coloring
         self.matching = matching
+        self.subject = subject
 
     def forward(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
         """Prediction (batch, channels, height, width) in the dtype of `latents`; the nets use that of their weights.
@@ -162,7 +172,9 @@ class HiCastModel(nn.Module):
             prediction = colored(prediction, conditions.moments, (self.coloring * strength).clamp_max(1), conditions.frames)
         if self.matching:
             loose, aim = 1 - _hold(conditions), conditions.aim or conditions.moments.aim()
-            prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self._dtype, conditions.texture)
+            told = conditions.subject if conditions.texture and conditions.frames == 1 else None
+            spared = None if told is None else Spared.of(functional.interpolate(told, prediction.shape[-2:], mode="bilinear"))
+            prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self._dtype, conditions.texture, spared)
         return prediction
 
     def predict(self, latents: Tensor, timestep: Tensor | float, conditions: Conditions) -> Tensor:
@@ -185,6 +197,11 @@ class HiCastModel(nn.Module):
             return output
         return output + _base(modulated.to(latents.dtype), conditions)
 
+    @torch.no_grad()
+    def subject_of(self, photo: Tensor, vgg: Vgg16) -> Tensor | None:
+        """What a `photo` (batch, 3, height, width) in [-1, 1] shows, for `Conditions.subject`, seen by `vgg`; None where nothing asks for it."""
+        return None if self.subject is None or not self.matching else self.subject(seen_by(vgg, photo))
+
     def embed(
         self, latents: Tensor, timestep: Tensor | float, style: Tensor, scale_embedding: Tensor | None = None
     ) -> Tensor:
@@ -195,7 +212,8 @@ class HiCastModel(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `unet/`, `content_projection/` (diffusers layout) and the flags into `folder`; raises OutputError."""
         folder = Path(folder)
-        for name, module in (("unet", self.unet), ("content_projection", self.content_projection)):
+        parts = {"unet": self.unet, "content_projection": self.content_projection} | ({SUBJECT: self.subject} if self.subject else {})
+        for name, module in parts.items():
             save_module(module, folder / name, dtype, {"component": name})
         shares = {name: share for name in SHARES if (share := getattr(self, name))}
         save_json({"content_skip": self.content_skip} | shares, folder / FLAGS_FILE)
@@ -208,7 +226,8 @@ class HiCastModel(nn.Module):
         unet = load_module(build_unet, folder / "unet")
         projection = load_module(lambda config: ContentProjection(**config), folder / "content_projection")
         shares = {name: _share(name, flags, folder) for name in SHARES}
-        return cls(unet, projection, content_skip=bool(flags.get("content_skip")), **shares).eval()
+        subject = load_module(lambda config: SubjectNet(**config), folder / SUBJECT) if (folder / SUBJECT).is_dir() else None
+        return cls(unet, projection, content_skip=bool(flags.get("content_skip")), **shares, subject=subject).eval()
 
     @property
     def _dtype(self) -> torch.dtype:

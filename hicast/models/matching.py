@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
@@ -13,12 +14,16 @@ from torch.nn import functional
 from hicast.encoders.aim import SCALES, SIDE, Aim, Spread
 from hicast.encoders.texture import Texture
 
-SEED, FLAT = 4.4, 0.2
-"""How much of the painting's texture flat areas are given before they are matched, at a strength of 1; and the variance, over the painting's, at which it is half of that."""
+SEED, FLAT, UNTOLD = 4.4, 0.8, 0.2
+"""How much of the painting's texture flat areas are given before they are matched, at a strength of 1; and the variance, over the painting's, at which it is
+half of that: grass, water and walls have texture, too, but where nobody tells them from things and faces (`subject.py`)."""
+
+SHOWN, FACES = 0.7, 0.6
+"""How much of a figure in the photo takes half of that texture; and how much less faces, which get none of it, are changed by matching."""
 
 AROUND = 4
 """Reach, in places, of the squares that must be flat: a place counts as that if one which holds it does. So texture goes up to the outlines of what
-stands before a sky, which would stand in a glow otherwise, and stays out of faces, whose features are closer to each other."""
+stands before a sky, which would stand in a glow otherwise, and stays out of what is small."""
 
 STEP = 2.0
 """How far, over the mean of what the neighbourhoods that share a place ask for: more than 1, as those agree in part only and a pass knows some axes. 3 diverges."""
@@ -33,8 +38,23 @@ SPELL = 4
 """Frames before and after one that the filter looks at in a clip."""
 
 
-def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
-            loose: Tensor | None = None, dtype: torch.dtype = torch.float32, texture: bool = True) -> Tensor:
+@dataclass(frozen=True)
+class Spared:
+    """What is kept from the painting in what a photo shows: shares (batch, 1, height, width) in [0, 1] that stay of its `texture` and of what
+    matching changes (`change`)."""
+
+    texture: Tensor
+    change: Tensor
+
+    @classmethod
+    def of(cls, subject: Tensor) -> Spared:
+        """That where `subject.SubjectNet` tells of `subject` (batch, 2, height, width), figures and faces."""
+        figures, faces = subject.split(1, dim=1)
+        return cls((1 - faces) / (1 + (figures / SHOWN).square()), 1 - FACES * faces)
+
+
+def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1, loose: Tensor | None = None,
+            dtype: torch.dtype = torch.float32, texture: bool = True, spared: Spared | None = None) -> Tensor:
     """`latents` (batch, channels, height, width) moved by `strength` (batch,) of the way, at most wholly, to where their neighbourhoods are distributed as `painting`.
 
     `painting` is of that batch or of 1. First flat areas are given some of its texture, as much as `strength`, even above 1, and only where `texture`
@@ -43,7 +63,7 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
     from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and how that changes, and get no
     texture, so that they do not flicker. Where much of a picture has nearly one value that would tear small differences apart, so what is added is made a local linear function of
     the latents, nearly constant where they are and, in clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it; where `loose` (batch,)
-    is below 1 less of that and of the texture.
+    is below 1 less of that and of the texture, and less of the texture and of all changes where what the photo shows is `spared`.
     Computed in float32, whatever the surroundings, but for convolutions in `dtype`; its gradient by `latents` is 1. Source: matching of patch
     distributions by sliced transport (Elnekave and Weiss, arXiv 2203.11862), here of latents, without gradients and along axes from the painting
     itself; iterated one-dimensional transport (Pitié et al. 2007, doi 10.1016/j.cviu.2006.11.011), the gradient that of exact feature distribution
@@ -54,22 +74,26 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1,
         own, varied = latents.float().contiguous(memory_format=torch.channels_last), painting.variance[..., None, None].clamp_min(1e-12)
         loose = (torch.ones_like(strength) if loose is None else loose).float()[:, None, None, None]
         strength = strength.float()[:, None, None, None]
-        moved = seeded = own if frames > 1 or not texture else own + strength * loose * _seeds(own, painting.texture, varied)
+        moved = seeded = own
+        if texture and frames == 1:
+            seeds = strength * loose * _seeds(own, painting.texture, varied, UNTOLD if spared is None else FLAT)
+            moved = seeded = own + (seeds if spared is None else spared.texture * seeds)
         for scale, group in groupby(zip(SCALES, painting.axes, painting.spreads, strict=True), key=itemgetter(0)):
             moved = moved + _on_scale(moved, scale, group, frames, dtype)
         change = moved - seeded
         share = (GRAIN if frames == 1 else CLIP_GRAIN) * loose
-        change = torch.lerp(_guided(change, seeded, FAINT * varied, frames), change, share) + seeded - own
+        change = torch.lerp(_guided(change, seeded, FAINT * varied, frames), change, share)
+        change = (change if spared is None else spared.change * change) + seeded - own
     return latents + (change * strength.clamp_max(1)).to(latents.dtype)
 
 
-def _seeds(latents: Tensor, texture: Texture, varied: Tensor) -> Tensor:
-    """Texture for `latents` (batch, channels, height, width) where they are flat, measured by `varied` (batch or 1, channels, 1, 1), the painting's variance."""
+def _seeds(latents: Tensor, texture: Texture, varied: Tensor, flat: float) -> Tensor:
+    """Texture for `latents` (batch, channels, height, width), half of it at a variance of `flat` over `varied` (batch or 1, channels, 1, 1), the painting's."""
     side = 2 * AROUND + 1
     squares, means = _box((latents.square() / varied).mean(1, keepdim=True), 1, AROUND), _box(latents, 1, AROUND)
     unrest = (squares - (means.square() / varied).mean(1, keepdim=True)).clamp_min(0)
     least = -functional.max_pool2d(-unrest, side, 1, AROUND)  # of the squares that hold a place
-    return SEED / (1 + (least / FLAT).square()) * texture.laid(latents)
+    return SEED / (1 + (least / flat).square()) * texture.laid(latents)
 
 
 def _on_scale(latents: Tensor, scale: int, passes: Iterable[tuple[int, Tensor, Spread]], frames: int, dtype: torch.dtype) -> Tensor:

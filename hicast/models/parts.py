@@ -26,6 +26,7 @@ from hicast.io.weights import (
     save_safetensors,
 )
 from hicast.models.hicast_model import FLAGS_FILE, HiCastModel
+from hicast.models.subject import SUBJECT
 from hicast.models.temporal import TemporalLayers
 
 
@@ -41,6 +42,7 @@ def part_places(own: Path, adapters: Mapping[str, str | Path]) -> dict[str, Path
     found |= {"style_encoder": style_encoder / "style_encoder", "vae": vae / "vae"}
     joined = find_adapters(own) | {key: adapter_folder(key, place) for key, place in adapters.items()}
     found |= {f"{ADAPTERS}/{key}": path for key, path in joined.items()}
+    found |= {SUBJECT: net / SUBJECT} if (net / SUBJECT).is_dir() else {}
     found |= {TEMPORAL: place / TEMPORAL for place in reversed(bases) if (place / TEMPORAL).is_dir()}
     return found | ({CONTEXT_FILE: last / CONTEXT_FILE} if (last / CONTEXT_FILE).is_file() else {})
 

@@ -19,6 +19,7 @@ from hicast.io.hashes import OnBytes, hash_problems, write_hashes
 from hicast.io.model_places import CLIPS
 from hicast.io.weights import CONFIG_FILE, CONTEXT_FILE, WEIGHTS_FILE, building, load_json, read_header, read_metadata
 from hicast.models.adapters import AdapterSet, adapter_widths
+from hicast.models.subject import SUBJECT, SubjectNet
 from hicast.models.temporal import TemporalLayers
 from hicast.models.unet import ContentProjection, build_unet
 
@@ -44,6 +45,7 @@ def part_builders(kind: str) -> dict[str, Callable[[dict[str, Any]], nn.Module]]
         "content_projection": lambda config: ContentProjection(**config),
         "vae": lambda config: AUTOENCODERS[kind](**config),
         "style_encoder": lambda config: StyleEncoder(**config),
+        SUBJECT: lambda config: SubjectNet(**config),
         TEMPORAL: lambda config: TemporalLayers(**config),
         ADAPTERS: lambda config: T2IAdapter(**config),
     }
@@ -51,7 +53,7 @@ def part_builders(kind: str) -> dict[str, Callable[[dict[str, Any]], nn.Module]]
 
 def part_folders(folder: Path) -> list[Path]:
     """The folders of parts in a model folder, adapters last."""
-    names = [*WHOLE, TEMPORAL]
+    names = [*WHOLE, SUBJECT, TEMPORAL]
     return [*(folder / name for name in names if (folder / name).is_dir()), *sorted(path for path in (folder / ADAPTERS).glob("*") if path.is_dir())]
 
 

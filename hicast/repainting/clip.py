@@ -119,8 +119,8 @@ class ClipPainter:
         features = {name: tuple(map(torch.cat, zip(*(shot.features[name] for shot in shots), strict=True))) for name in shots[0].features}
         frames = torch.cat([shot.frame for shot in shots])
         masks = [torch.cat([resize_mask(mask, frames.shape[-2:]) for mask in masks]) for masks in zip(*(shot.masks for shot in shots), strict=True)]
-        scene = self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile, content_seed=self.content_seed)
-        return replace(scene, is_clip=self.looks_back, texture=False)
+        scene = self.painter.prepare(frames, self.code, features, self.regions, masks, self.look.tile, content_seed=self.content_seed, texture=False)
+        return replace(scene, is_clip=self.looks_back)
 
     def _finished(self, shot: Shot, image: Tensor) -> Tensor:
         """The frame as it is given back."""

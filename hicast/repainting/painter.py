@@ -80,19 +80,20 @@ class Painter:
 
     def prepare(self, picture: Tensor, code: StyleCode, features: Mapping[str, Residuals], regions: Sequence[Region] = (),
                 masks: Sequence[Tensor] | None = None, tile: int | None = None, photo: Tensor | None = None,
-                content_seed: int | None = None) -> Scene:
+                content_seed: int | None = None, texture: bool = True) -> Scene:
         """A scene of `picture` (batch, 3, height, width) at its working size; `masks` are made of the `regions` unless given.
 
-        Latents are the mode of the autoencoder's posterior, or a sample of it drawn with `content_seed`.
+        Latents are the mode of the autoencoder's posterior, or a sample of it drawn with `content_seed`. `texture` is that of the scene.
         """
         padded, size = pad_to_multiple(picture, MULTIPLE)
+        subject = self._subject(padded) if texture else None
         codec = self._codec(tile)
         drawn = None if content_seed is None else content_noise((1, *latent_shape(codec, padded)), content_seed).to(self.device)
         self.offload.use("autoencoder")
         latents = codec.encode(padded.to(self.device), drawn).float()
         if masks is None:
             masks = [draw_mask(region.mask, picture) for region in regions]
-        return Scene(latents, size, code, features, tuple(masks), tuple(regions), photo)
+        return Scene(latents, size, code, features, tuple(masks), tuple(regions), photo, texture=texture, subject=subject)
 
     def paint(self, scene: Scene, look: Look, noise: Tensor, seed: int, on_progress: OnProgress | None = None, context: int = 0) -> Tensor:
         """Pictures (batch - context, 3, height, width) in [-1, 1] of the working size from `noise` of the latents' shape, on the CPU.
@@ -109,6 +110,13 @@ class Painter:
             result = torch.where(photo >= 1, scene.latents, result)
         self.offload.use("autoencoder")
         return crop(self._codec(look.tile).decode(result[context:]).float(), scene.size).clamp(-1, 1).cpu()
+
+    def _subject(self, picture: Tensor) -> Tensor | None:
+        """What the `picture` shows, where the net has a use for it."""
+        if self.model.subject is None:
+            return None
+        self.offload.use("style_encoder", "model")
+        return self.model.subject_of(picture.to(self.device), self.style_encoder.vgg)
 
     def _codec(self, tile: int | None) -> LatentCodec:
         return LatentCodec(self.autoencoder, **({"tile": tile // CELL} if tile else {}))
@@ -191,7 +199,7 @@ class Painter:
         for layer, plan in zip(layers, plans, strict=True):
             acting = none if residuals[layer.idle] is None else residuals[layer.idle]
             hold = min(sum(abs(weight) for name, weight in weights.items() if name not in layer.idle), 1.0)
-            full = Conditions.of(scene.latents, layer.code, context, acting, plan.embedded_scale, frames, hold, scene.texture)
+            full = Conditions.of(scene.latents, layer.code, context, acting, plan.embedded_scale, frames, hold, scene.texture, scene.subject)
             chosen += [self._branch(name, full) for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
 

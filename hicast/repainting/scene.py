@@ -51,7 +51,7 @@ class Scene:
     style. `features` are those of the adapters' maps by control. `masks` (batch, 1, h, w) lie over the pictures before they
     are grown, one for each of the `regions`, of any size: a mask as fine as the photo ends in the result where it ends in the photo. `photo` is the picture before it was brought to the working size.
     The pictures of a scene that `is_clip` are frames that the net takes for one clip; those without `texture` get none of the painting's in flat areas,
-    as it would flicker.
+    as it would flicker. `subject` is what they show, for nets that keep that from texture.
     """
 
     latents: Tensor
@@ -63,3 +63,4 @@ class Scene:
     photo: Tensor | None = None
     is_clip: bool = False
     texture: bool = True
+    subject: Tensor | None = None

@@ -122,7 +122,8 @@ class RepaintStage:
     def conditions(self, batch: RepaintBatch, clean: Tensor, residuals: Residuals | None = None) -> Conditions:
         """What the net is told, dropped parts replaced by their null forms."""
         code = self.style_code(batch.style, batch.keep_style)
-        conditions = Conditions.of(clean, code, self.context, residuals, self.pipeline.style_unit * batch.style_scale.to(self.device))
+        subject = self.model.subject_of(batch.content.to(self.device), self.vgg) if batch.content.numel() else None
+        conditions = Conditions.of(clean, code, self.context, residuals, self.pipeline.style_unit * batch.style_scale.to(self.device), subject=subject)
         keep = batch.keep_content.to(self.device)[:, None, None, None]
         return replace(
             conditions,
