@@ -49,7 +49,8 @@ class SubjectNet(ModelMixin, ConfigMixin):
 
     def raw(self, features: Mapping[str, Tensor]) -> Tensor:
         """What `forward` tells, without bounds."""
-        fine, coarse = (features[tap].to(self.head.weight.dtype) / scale for tap, scale in zip(TAPS, self.scale, strict=True))
+        dtype = self.head.weight.dtype
+        fine, coarse = ((features[tap] / scale.to(features[tap])).to(dtype) for tap, scale in zip(TAPS, self.scale, strict=True))  # float16 ends at 65504
         joined = self.fine(fine) + functional.interpolate(self.coarse(coarse), size=fine.shape[-2:], mode="bilinear")
         return self.head(self.layers(functional.relu(joined))).float()
 
