@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from hicast.encoders.autoencoder import LatentCodec
-from hicast.encoders.figures import figures_in
 from hicast.encoders.latent_moments import painting_moments
 from hicast.models.coloring import colored
 from hicast.models.matching import Spared, matched
@@ -36,7 +35,7 @@ def plain_loop(pipeline: HiCastPipeline, photo: Tensor, painting: Tensor, steps:
     scheduler = DDIMScheduler.from_config(pipeline.scheduler_config)
     scheduler.set_timesteps(steps)
     features = pipeline.style_encoder.vgg(painting)
-    code, shown = pipeline.style_encoder.code(features), figures_in(features)
+    code, shown = pipeline.style_encoder.code(features), model.shown_in(features)
     style, context = code.vector.to(dtype), (pipeline.context if code.tokens is None else code.tokens).to(dtype)
     moments = painting_moments(LatentCodec(pipeline.autoencoder), painting, min(painting.shape[-2:]), shown) if model.has_colors else None
     encoded = pipeline.autoencoder.encode(photo.to(dtype)).float()

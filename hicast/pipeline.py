@@ -15,7 +15,6 @@ from torch import Tensor
 from hicast.config.adapters import AdapterUse, uses_by_name
 from hicast.diffusion.sampling import draw_noise, make_scheduler
 from hicast.encoders.autoencoder import LatentCodec, ResidualAutoencoder
-from hicast.encoders.figures import figures_in
 from hicast.encoders.latent_moments import encoded_size, painting_moments
 from hicast.encoders.style import StyleCode, StyleEncoder, blend_styles
 from hicast.engines.running import Engine, OnNote
@@ -179,7 +178,7 @@ class HiCastPipeline:
             painting = resize_image(image, (size or side,) * 2 if square else whole).to(self.device)
             features = self.style_encoder.vgg(painting)
             codes.append((self.style_encoder.code(features), weight))
-            paintings.append((painting, figures_in(features)))
+            paintings.append((painting, self.model.shown_in(features) if self.model.has_colors else None))
         if self.model.has_colors:
             self._offload.use("autoencoder")
             moments = [painting_moments(codec, painting, side, figures) for painting, figures in paintings]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hicast.encoders.figures import figures_in
 from hicast.encoders.latent_moments import LatentMoments
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
@@ -13,7 +14,7 @@ from hicast.models import matching
 from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
 from hicast.models.matching import Spared, matched
 from hicast.models.subject import CHANNELS as FEATURES
-from hicast.models.subject import SIDE, SUBJECT, SubjectNet, seen_by
+from hicast.models.subject import PAINTED, SIDE, SUBJECT, SubjectNet, seen_by
 from hicast.models.verification import verify_model
 
 CHANNELS = 8
@@ -102,7 +103,7 @@ def test_a_net_heeds_it_for_pictures_and_not_for_clips(net):
     assert apart.abs().mean() < 0.02 * away[12:].mean()
 
 
-def test_pipelines_ask_it_of_the_photo(make_pipeline, monkeypatch):
+def test_pipelines_ask_it_of_the_photo_and_of_the_painting(make_pipeline, monkeypatch):
     pipeline, asked = make_pipeline(), []
     photo, painting = normal(1, 3, 64, 80).clamp(-1, 1), normal(1, 3, 64, 64, seed=4).clamp(-1, 1)
     pipeline.model.subject = subject_net()
@@ -110,8 +111,20 @@ def test_pipelines_ask_it_of_the_photo(make_pipeline, monkeypatch):
     assert pipeline.prepare(photo, [(painting, 1.0)], size=64).subject is None  # where nothing is matched there is no texture
     pipeline.model.matching = 1.0
     scene = pipeline.prepare(photo, [(painting, 1.0)], size=64)
-    assert len(asked) == 1 and scene.subject is asked[0] and scene.subject.shape == (1, 2, 16, 24)  # the photo grown to 64 x 96
-    assert len(list(pipeline.stylize_video([photo, photo], [(painting, 1.0)], size=64))) == 2 and len(asked) == 1
+    assert len(asked) == 2 and scene.subject is asked[1] and scene.subject.shape == (1, 2, 16, 24)  # the photo grown to 64 x 96
+    assert len(list(pipeline.stylize_video([photo, photo], [(painting, 1.0)], size=64))) == 2 and len(asked) == 3  # of the painting alone
+
+
+def test_faces_of_a_painting_count_as_figures(make_pipeline, vgg):
+    model, features = make_pipeline().model, vgg(normal(1, 3, 256, 192).clamp(-1, 1))
+    plain = model.shown_in(features)
+    assert torch.equal(plain, figures_in(features))
+    model.subject = subject_net()
+    with torch.no_grad():
+        model.subject.head.weight.zero_(), model.subject.head.bias.fill_(-30.0)
+        assert torch.allclose(model.shown_in(features), plain)
+        model.subject.head.bias[1] = 30.0
+        assert torch.allclose(model.shown_in(features), plain + PAINTED)
 
 
 def test_training_asks_it_of_the_crops(make_image_stage):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hicast.encoders.aim import Aim
+from hicast.encoders.figures import GRID, figures_in
 from hicast.encoders.latent_moments import LatentMoments, stack_moments
 from hicast.encoders.style import StyleCode
 from hicast.encoders.vgg import Vgg16
@@ -22,7 +23,7 @@ from hicast.io.weights import load_json, load_module, save_json, save_module
 from hicast.models.adapters import Residuals, check_residuals
 from hicast.models.coloring import colored
 from hicast.models.matching import Spared, matched
-from hicast.models.subject import SUBJECT, SubjectNet, seen_by
+from hicast.models.subject import PAINTED, SUBJECT, SubjectNet, seen_by
 from hicast.models.unet import ContentProjection, build_unet, normalize_content
 
 FLAGS_FILE = "hicast.json"
@@ -201,6 +202,14 @@ class HiCastModel(nn.Module):
     def subject_of(self, photo: Tensor, vgg: Vgg16) -> Tensor | None:
         """What a `photo` (batch, 3, height, width) in [-1, 1] shows, for `Conditions.subject`, seen by `vgg`; None where nothing asks for it."""
         return None if self.subject is None or not self.matching else self.subject(seen_by(vgg, photo))
+
+    @torch.no_grad()
+    def shown_in(self, features: Mapping[str, Tensor]) -> Tensor:
+        """How much of a figure each part (batch, `GRID`, `GRID`) of a painting shows, from its VGG `features`; with a `subject` net faces count as well."""
+        shown = figures_in(features)
+        if self.subject is None:
+            return shown
+        return shown + PAINTED * functional.adaptive_max_pool2d(self.subject(features)[:, 1:], GRID)[:, 0]
 
     def embed(
         self, latents: Tensor, timestep: Tensor | float, style: Tensor, scale_embedding: Tensor | None = None

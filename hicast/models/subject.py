@@ -25,6 +25,9 @@ TAPS = ("relu4_3", "relu5_3")
 CHANNELS = 512
 """Of each of them."""
 
+PAINTED = 4.0
+"""How much of a figure a face in a painting counts: VGG-16, taught things, hardly answers to people, and texture with a face in it is seen as that."""
+
 KINDS = ("figures", "faces")
 """What it tells, channel by channel."""
 

@@ -49,7 +49,10 @@ class RepaintBatch:
 
 
 class RepaintStage:
-    """Everything of a whole model that is not trained, in the precision it computes in, and the paintings' library."""
+    """Everything of a whole model that is not trained, in the precision it computes in, and the paintings' library.
+
+    A net for subjects tells of photos here; of paintings the library keeps what VGG-16 shows alone, without faces.
+    """
 
     def __init__(self, settings: RepaintTraining, content: Sequence[Path], style: Sequence[Path], pipeline: HiCastPipeline,
                  cache: Path, *, fit_style: bool = False, device: torch.device | str = "cpu",
