@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from hicast.encoders.figures import TAP, figures_in
-from hicast.io.images import load_picture, to_tensor
 from hicast.encoders.vgg import Vgg16
+from hicast.io.images import load_picture, to_tensor
 from hicast.models.subject import SIDE, TAPS, seen_by
 from hicast.training.data import sample_generator
 from PIL import Image
@@ -20,6 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 PLACES = SIDE // 8
+"""Side in places of what is told of a view."""
 
 GROWN = 1.15
 """How much larger than the detector's box the ellipse of a face is."""

@@ -171,7 +171,7 @@ class HiCastPipeline:
         With `square` they are squashed to squares of the side `size`, as published; else proportions are kept.
         """
         side, codec = self.index["style_side"], LatentCodec(self.autoencoder)
-        self._offload.use("style_encoder")
+        self._offload.use("style_encoder", *(["model"] if self.model.subject else []))
         codes, paintings = [], []
         for image, weight in styles:
             whole = encoded_size(image.shape[-2:], side, codec.factor) if self.model.has_colors else working_size(image.shape[-2:], side, 1)

@@ -115,6 +115,16 @@ def test_pipelines_ask_it_of_the_photo_and_of_the_painting(make_pipeline, monkey
     assert len(list(pipeline.stylize_video([photo, photo], [(painting, 1.0)], size=64))) == 2 and len(asked) == 3  # of the painting alone
 
 
+def test_its_model_is_on_the_device_where_a_painting_is_looked_at(make_pipeline, monkeypatch):
+    pipeline, painting, used = make_pipeline(), normal(1, 3, 64, 64, seed=4).clamp(-1, 1), []
+    monkeypatch.setattr(pipeline._offload, "use", lambda *names: used.append(names))
+    pipeline.model.matching = 1.0
+    pipeline.encode_style([(painting, 1.0)])
+    pipeline.model.subject = subject_net()
+    pipeline.encode_style([(painting, 1.0)])
+    assert used[0] == ("style_encoder",) and used[2] == ("style_encoder", "model")
+
+
 def test_faces_of_a_painting_count_as_figures(make_pipeline, vgg):
     model, features = make_pipeline().model, vgg(normal(1, 3, 256, 192).clamp(-1, 1))
     plain = model.shown_in(features)
