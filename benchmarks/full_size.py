@@ -164,7 +164,7 @@ def plain(pipeline: HiCastPipeline, frames: torch.Tensor, code: Any, style_scale
     from diffusers import DDIMScheduler
 
     from hicast.diffusion.sampling import make_scheduler
-    from hicast.models.hicast_model import Conditions, stack_conditions
+    from hicast.models.conditions import Conditions, stack_conditions
 
     scheduler: DDIMScheduler = make_scheduler("ddim", pipeline.scheduler_config)
     scheduler.set_timesteps(steps, device=pipeline.device)
@@ -187,7 +187,7 @@ def operations(frames: int, size: int, width: float) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     from hicast.encoders.style import STYLE_DIM, StyleCode
-    from hicast.models.hicast_model import Conditions
+    from hicast.models.conditions import Conditions
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         pipeline = random_pipeline(width, frames > 1)
@@ -203,8 +203,8 @@ def expected_memory(frames: int, size: int, width: float) -> int:
     from types import SimpleNamespace
 
     import torch
-
     from hicast.cli.film_memory import expected_bytes
+
     from hicast.config.stylize import StylizeSettings, VideoSettings
 
     with torch.device("meta"):

@@ -11,7 +11,7 @@ from diffusers import T2IAdapter
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError, UsageError
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
-from hicast.models.hicast_model import Conditions
+from hicast.models.conditions import Conditions
 
 WIDTHS = (32, 64, 96)
 

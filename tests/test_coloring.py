@@ -13,7 +13,8 @@ from hicast.encoders.style import StyleCode, blend_styles
 from hicast.errors import ModelError, UsageError
 from hicast.models import coloring
 from hicast.models.coloring import InverseRoot, colored
-from hicast.models.hicast_model import FLAGS_FILE, Conditions, HiCastModel, stack_conditions
+from hicast.models.conditions import Conditions, stack_conditions
+from hicast.models.hicast_model import FLAGS_FILE, HiCastModel
 from hicast.models.tiling import predict_in_tiles
 from hicast.training.start import check_coloring
 

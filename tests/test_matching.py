@@ -14,7 +14,8 @@ from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.models import hicast_model, matching
 from hicast.models.coloring import colored
-from hicast.models.hicast_model import FLAGS_FILE, Conditions, HiCastModel, stack_conditions
+from hicast.models.conditions import Conditions, stack_conditions
+from hicast.models.hicast_model import FLAGS_FILE, HiCastModel
 from hicast.models.matching import matched
 from hicast.models.tiling import predict_in_tiles
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
-from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.conditions import Conditions, stack_conditions
+from hicast.models.hicast_model import HiCastModel
 from hicast.models.unet import ContentProjection, normalize_content
 
 CHANNELS = 24

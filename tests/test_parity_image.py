@@ -14,7 +14,7 @@ from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, combine_branch
 from hicast.diffusion.sampling import make_scheduler, sample
 from hicast.io.weights import load_safetensors, save_json, save_safetensors
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
-from hicast.models.hicast_model import Conditions, stack_conditions
+from hicast.models.conditions import Conditions, stack_conditions
 from hicast.models.published import convert_unet
 from hicast.models.unet import normalize_content
 

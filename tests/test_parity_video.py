@@ -16,7 +16,7 @@ from hicast.diffusion.sampling import make_scheduler, sample
 from hicast.errors import ModelError
 from hicast.io.weights import load_safetensors
 from hicast.models.adapters import AdapterSet, adapter_widths, combine
-from hicast.models.hicast_model import Conditions
+from hicast.models.conditions import Conditions
 from hicast.models.published_video import convert_video_unet
 
 FOLDER = Path(__file__).parent / "data" / "parity"

@@ -8,7 +8,7 @@ from transformers import CLIPTextModel
 
 from hicast.encoders.style import StyleCode, StyleEncoder
 from hicast.errors import ModelError
-from hicast.models.hicast_model import Conditions
+from hicast.models.conditions import Conditions
 from hicast.training import stock
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

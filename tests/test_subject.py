@@ -11,7 +11,8 @@ from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.io.weights import read_metadata
 from hicast.models import matching
-from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.conditions import Conditions, stack_conditions
+from hicast.models.hicast_model import HiCastModel
 from hicast.models.matching import Spared, matched
 from hicast.models.subject import CHANNELS as FEATURES
 from hicast.models.subject import PAINTED, SIDE, SUBJECT, SubjectNet, seen_by

@@ -9,7 +9,7 @@ from hicast.config.presets import load_preset
 from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.io.weights import load_module, save_module
-from hicast.models.hicast_model import Conditions
+from hicast.models.conditions import Conditions
 from hicast.models.temporal import TemporalLayers
 
 CHANNELS, WIDTHS, SIDE = 4, (16, 24, 32), 8

@@ -7,7 +7,7 @@ import torch
 from hicast.encoders import texture
 from hicast.encoders.aim import Aim
 from hicast.encoders.latent_moments import LatentMoments
-from hicast.encoders.texture import BOLD, FIGURES, LEAST, OFTEN, SEEN, SPREAD
+from hicast.encoders.texture import BOLD, DISSOLVED, FIGURES, LEAST, OFTEN, SEEN, SPREAD
 from hicast.models import matching
 from hicast.models.matching import matched
 
@@ -54,10 +54,26 @@ def test_what_shows_figures_is_laid_seldom_and_faintly():
     shown = torch.tensor([0.0, 2.0]).repeat_interleave(8).expand(1, 16, 16)  # figures on its right half
     plain, told = aim_of(painting).texture, aim_of(painting, shown).texture
     right = told.against[0] > 0.99 * FIGURES * 2
-    assert 0.4 < right.float().mean() < 0.5 and (told.surface[0, right] - (LEAST + (1 - LEAST) / (1 + (2 / SEEN) ** 2)) * plain.surface[0, right]).abs().max() < 1e-4
+    strengths = told.surface[0, right].norm() / plain.surface[0, right].norm()
+    assert 0.4 < right.float().mean() < 0.5 and 0.5 * DISSOLVED < strengths < 1.5 * DISSOLVED
     assert torch.equal(told.surface[0, told.against[0] == 0], plain.surface[0, told.against[0] == 0])
     along, across = (told.laid(torch.zeros(1, CHANNELS, 40, 40)).diff(dim=dim).square().mean() for dim in (3, 2))
     assert along < 0.1 * across and aim_of(painting).texture.laid(torch.zeros(1, CHANNELS, 40, 40)).diff(dim=3).square().mean() > 3 * along
+
+
+def test_figures_are_laid_fainter_and_crowds_without_their_outlines():
+    surface = torch.zeros(1, 3, CHANNELS, 6, 6)
+    surface[..., 2:4, :] = torch.linspace(-1, 1, CHANNELS)[:, None, None]  # a stripe, of other tones than what is beside it
+    surface -= surface.mean((3, 4), keepdim=True)
+    shown = torch.tensor([0.0, 0.2, 10.0]).reshape(1, 3, 1, 1, 1)
+    bare, faint, crowd = texture._without_figures(surface, shown)[0]
+    assert torch.equal(bare, surface[0, 0])
+    assert torch.allclose(faint, (LEAST + (1 - LEAST) / (1 + (0.2 / SEEN) ** 2)) * surface[0, 1], atol=0.01)
+    assert torch.allclose(torch.fft.rfft2(crowd).abs(), DISSOLVED * torch.fft.rfft2(surface[0, 2]).abs(), atol=0.02)  # its frequencies are all there
+    shares = crowd.flatten(1) @ crowd.flatten(1).T / (surface[0, 2].flatten(1) @ surface[0, 2].flatten(1).T)
+    assert torch.allclose(shares, torch.full_like(shares, DISSOLVED**2), rtol=0.02)  # and how its channels go together
+    alike = torch.cosine_similarity(crowd.flatten(), surface[0, 2].flatten(), dim=0)
+    assert alike.abs() < 0.9 and torch.equal(crowd, texture._without_figures(surface, shown)[0, 2])
 
 
 def test_no_part_is_laid_stronger_than_the_weakest():

@@ -27,6 +27,9 @@ FIGURES, SEEN, LEAST = 10.0, 0.5, 0.2
 """What it counts against a part of a block that it shows a figure, for each unit of `figures.figures_in`; how much of that takes half of what can be taken
 of its strength; and what stays at least, as strong swirls of a brush look like figures too: what is left of a crowd is the touch of its brush."""
 
+CROWD, DISSOLVED = 1.2, 0.3
+"""How much of a figure takes half of a part away for a surface with its colours, grain and directions, but without its outlines; how strong that is."""
+
 DETAIL = 3
 """Side in places of the squares whose means tell of both."""
 
@@ -66,9 +69,10 @@ class Texture:
         outlines = torch.maximum(*(_beyond(amounts[..., 0]) for amounts in (_detail(surface), _change(relative))))
         strength = surface.square().mean((2, 3, 4)).sqrt()
         most = strength.quantile(EVEN, dim=1, keepdim=True).clamp_min(FAINT)
-        kept = (most / strength.clamp_min(FAINT)).clamp_max(1) * (LEAST + (1 - LEAST) / (1 + (shown / SEEN).square()))
+        kept = (most / strength.clamp_min(FAINT)).clamp_max(1)
         against = BOLD * outlines + FIGURES * shown
-        surface = surface * kept[..., None, None, None] * scale[..., None, None] * _fading(PART).to(blocks)
+        surface = _without_figures(surface, shown[..., None, None, None]) * kept[..., None, None, None]
+        surface = surface * scale[..., None, None] * _fading(PART).to(blocks)
         return cls(surface, relative.mean((3, 4)), _variation(relative), against, scale)
 
     def laid(self, latents: Tensor) -> Tensor:
@@ -93,6 +97,16 @@ def _surface(blocks: Tensor) -> Tensor:
     flat = blocks.flatten(0, 1)
     whole = functional.pad(flat, (SLOW // 2,) * 4, mode="replicate").contiguous(memory_format=torch.channels_last)
     return (flat - functional.avg_pool2d(whole, SLOW, 1)).view_as(blocks)
+
+
+def _without_figures(surface: Tensor, shown: Tensor) -> Tensor:
+    """The `surface` (batch, count, channels, side, side) of parts, fainter the more is `shown` of figures (batch, count, 1, 1, 1), and from `CROWD` on
+    dissolved: the phases of its frequencies are turned by chance, those of all channels alike, as in random phase textures (Galerne, Gousseau and
+    Morel 2011, doi 10.1109/TIP.2010.2052822)."""
+    crowded = 1 / (1 + (CROWD / shown.clamp_min(1e-3)).pow(4))
+    dissolved = torch.fft.irfft2(torch.fft.rfft2(surface) * _turns(surface.shape[1], surface.shape[-1]).to(surface.device), surface.shape[-2:])
+    fainter = LEAST + (1 - LEAST) / (1 + (shown / SEEN).square())
+    return torch.lerp(fainter * surface, DISSOLVED * dissolved, crowded)
 
 
 def _parts(blocks: Tensor) -> Tensor:
@@ -142,6 +156,13 @@ def _drawn(away: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         likely = likely - (likely.softmax(2).sum(1, keepdim=True) / most).clamp_min(1).log()
     return likely.argmax(2)
+
+
+@lru_cache(maxsize=8)
+def _turns(count: int, side: int) -> Tensor:
+    """Numbers of size 1 (count, 1, side, side // 2 + 1) that turn the phases of real frequencies by chance: the same every time."""
+    noise = torch.randn(count, 1, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.polar(torch.ones(()), torch.fft.rfft2(noise).angle())
 
 
 @lru_cache(maxsize=8)

@@ -20,8 +20,9 @@ from hicast.encoders.autoencoder import LatentCodec
 from hicast.encoders.latent_moments import LatentMoments
 from hicast.encoders.style import STYLE_DIM, TOKEN_DIM, StyleCode
 from hicast.io.bases import TEMPORAL, find_adapters, load_index, with_bases
+from hicast.models.conditions import Conditions
 from hicast.models.fused_attention import FusedAttention
-from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.hicast_model import HiCastModel
 from hicast.models.subject import SUBJECT
 from hicast.models.verification import WHOLE, meta_part
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,16 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hicast.encoders.aim import Aim
 from hicast.encoders.figures import GRID, figures_in
-from hicast.encoders.latent_moments import LatentMoments, stack_moments
-from hicast.encoders.style import StyleCode
 from hicast.encoders.vgg import Vgg16
 from hicast.errors import ModelError
 from hicast.io.weights import load_json, load_module, save_json, save_module
-from hicast.models.adapters import Residuals, check_residuals
+from hicast.models.adapters import check_residuals
 from hicast.models.coloring import colored
+from hicast.models.conditions import Conditions
 from hicast.models.matching import Spared, matched
 from hicast.models.subject import PAINTED, SUBJECT, SubjectNet, seen_by
-from hicast.models.unet import ContentProjection, build_unet, normalize_content
+from hicast.models.unet import ContentProjection, build_unet
 
 FLAGS_FILE = "hicast.json"
 
@@ -35,95 +32,6 @@ MOST = 4
 """Largest value of these."""
 
 _SCALE_EMBEDDING_FACTOR = 10.0
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """All that the net is told besides latents and timestep; computed once per picture.
-
-    `content` (batch, channels, height, width) is normalised; `content_mean`, `content_std` (batch, channels, 1, 1) undo
-    that. `style` is (batch, 2944), `context` (batch, tokens, width), `residuals` one tensor per down block (of the same
-    batch or of 1), `style_scale` (batch,) in [0, 2] for nets with an embedded scale (None: 1), `keep_style` (batch,)
-    boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs;
-    every `frames` rows are those of one clip, which are colored by what they are together. `hold` (batch,) in [0, 1] says how far residuals hold the
-    photo's structure (None: wholly, where there are some): flat areas get less of the painting's texture for it. `aim`, of a batch of 1, is what a
-    net matches to (None: found from the moments). `texture` says whether flat areas get that of the painting, which those of clips never do;
-    `subject` (batch, 2, h, w), of any resolution, what the photo shows (`SubjectNet`; None: nothing).
-    """
-
-    content: Tensor
-    content_mean: Tensor
-    content_std: Tensor
-    style: Tensor
-    context: Tensor
-    residuals: Residuals | None = None
-    style_scale: Tensor | None = None
-    keep_style: Tensor | None = None
-    moments: LatentMoments | None = None
-    frames: int = 1
-    hold: Tensor | None = None
-    aim: Aim | None = None
-    texture: bool = True
-    subject: Tensor | None = None
-
-    @classmethod
-    def of(
-        cls,
-        latents: Tensor,
-        style: StyleCode,
-        context: Tensor | None = None,
-        residuals: Residuals | None = None,
-        style_scale: float | Tensor | None = None,
-        frames: int = 1,
-        hold: float | None = None,
-        texture: bool = True,
-        subject: Tensor | None = None,
-    ) -> Conditions:
-        """Conditions from content `latents` (batch, channels, height, width) and a style code of that batch or of 1.
-
-        `context` (default: the style's tokens) may be a batch of 1 too. Raises ModelError without any context.
-        """
-        batch = len(latents)
-        context = style.tokens if context is None else context
-        if context is None:
-            raise ModelError("conditions: expected a context or style tokens, found neither: give the constant context")
-        if isinstance(style_scale, (int, float)):
-            style_scale = torch.full((batch,), float(style_scale), device=latents.device)
-        vector = style.vector.expand(batch, -1)
-        moments = None if style.moments is None else style.moments.expand(batch)
-        return cls(*normalize_content(latents), vector, context.expand(batch, -1, -1), residuals, style_scale, moments=moments, frames=frames,
-                   hold=None if hold is None else torch.full((batch,), float(hold), device=latents.device), aim=style.aim, texture=texture,
-                   subject=subject)  # fmt: skip
-
-    def without_style(self, null: StyleCode) -> Conditions:
-        """The same with the null style; `null` may be a batch of 1 and its tokens replace the context if it has any."""
-        context = self.context if null.tokens is None else null.tokens.to(self.context).expand_as(self.context)
-        keep = torch.zeros(len(self.content), dtype=torch.bool, device=self.content.device)
-        return replace(self, style=null.vector.to(self.style).expand_as(self.style), context=context, keep_style=keep)
-
-    def without_content(self) -> Conditions:
-        """The same with the null content: zeros, also for its mean and std."""
-        nothing = {name: torch.zeros_like(getattr(self, name)) for name in ("content", "content_mean", "content_std")}
-        return replace(self, **nothing)
-
-
-def stack_conditions(parts: Sequence[Conditions]) -> Conditions:
-    """One batch of several conditions, in order: for guidance branches evaluated together."""
-    names = ("content", "content_mean", "content_std", "style", "context")
-    stacked = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    residuals = None
-    if parts[0].residuals is not None:
-        levels = zip(*(_repeated(part) for part in parts), strict=True)
-        residuals = tuple(torch.cat(level) for level in levels)
-    scales = torch.cat([_style_scale(part) for part in parts])
-    keeps = torch.cat([_keep_style(part) for part in parts])
-    moments = None
-    if parts[0].moments is not None:
-        moments = stack_moments([part.moments for part in parts])
-    aim = parts[0].aim if all(part.aim is parts[0].aim for part in parts) else None
-    subject = None if parts[0].subject is None else torch.cat([part.subject for part in parts])
-    return Conditions(**stacked, residuals=residuals, style_scale=scales, keep_style=keeps, moments=moments, frames=parts[0].frames,
-                      hold=torch.cat([_hold(part) for part in parts]), aim=aim, texture=parts[0].texture, subject=subject)  # fmt: skip
 
 
 class HiCastModel(nn.Module):
@@ -168,11 +76,11 @@ class HiCastModel(nn.Module):
             return prediction
         if conditions.moments is None:
             raise ModelError("conditions: expected moments of the painting's latents, found none; encode the style by the pipeline")
-        strength = _keep_style(conditions) * _style_scale(conditions).clamp_min(0)
+        strength = conditions.keeps * conditions.scales.clamp_min(0)
         if self.coloring:
             prediction = colored(prediction, conditions.moments, (self.coloring * strength).clamp_max(1), conditions.frames)
         if self.matching:
-            loose, aim = 1 - _hold(conditions), conditions.aim or conditions.moments.aim()
+            loose, aim = 1 - conditions.holds, conditions.aim or conditions.moments.aim()
             told = conditions.subject if conditions.texture and conditions.frames == 1 else None
             spared = None if told is None else Spared.of(functional.interpolate(told, prediction.shape[-2:], mode="bilinear"))
             prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self._dtype, conditions.texture, spared)
@@ -256,7 +164,7 @@ class HiCastModel(nn.Module):
     def _scale_embedding(self, conditions: Conditions) -> Tensor | None:
         if not self.has_embedded_scale:
             return None
-        scale = _style_scale(conditions) * _SCALE_EMBEDDING_FACTOR
+        scale = conditions.scales * _SCALE_EMBEDDING_FACTOR
         return get_timestep_embedding(scale, self.unet.config.time_cond_proj_dim).to(self._dtype)
 
     def _residuals(self, conditions: Conditions, latents: Tensor) -> list[Tensor] | None:
@@ -277,31 +185,7 @@ def _share(name: str, flags: Mapping[str, Any], folder: Path) -> float:
 
 def _base(modulated: Tensor, conditions: Conditions) -> Tensor:
     """What the U-Net's output is added to: the modulated content, the photo's own latents as the style fades."""
-    faded = (1 - _style_scale(conditions)).clamp(0, 1)
-    faded = torch.where(_keep_style(conditions), faded, torch.ones_like(faded))[:, None, None, None].to(modulated)
+    faded = (1 - conditions.scales).clamp(0, 1)
+    faded = torch.where(conditions.keeps, faded, torch.ones_like(faded))[:, None, None, None].to(modulated)
     own = conditions.content * conditions.content_std + conditions.content_mean
     return (1 - faded) * modulated + faded * own
-
-
-def _style_scale(conditions: Conditions) -> Tensor:
-    if conditions.style_scale is not None:
-        return conditions.style_scale.float()
-    return torch.ones(len(conditions.content), device=conditions.content.device)
-
-
-def _hold(conditions: Conditions) -> Tensor:
-    """How far residuals hold the photo's structure (batch,)."""
-    if conditions.residuals is None:
-        return torch.zeros(len(conditions.content), device=conditions.content.device)
-    return torch.ones(len(conditions.content), device=conditions.content.device) if conditions.hold is None else conditions.hold
-
-
-def _keep_style(conditions: Conditions) -> Tensor:
-    if conditions.keep_style is not None:
-        return conditions.keep_style
-    return torch.ones(len(conditions.content), dtype=torch.bool, device=conditions.content.device)
-
-
-def _repeated(conditions: Conditions) -> list[Tensor]:
-    batch = len(conditions.content)
-    return [residual.expand(batch, -1, -1, -1) for residual in conditions.residuals]

@@ -14,7 +14,7 @@ from torch.nn import functional
 from hicast.encoders.aim import SCALES, SIDE, Aim, Spread
 from hicast.encoders.texture import Texture
 
-SEED, FLAT, UNTOLD = 4.4, 0.5, 0.2
+SEED, FLAT, UNTOLD = 5.0, 0.5, 0.2
 """How much of the painting's texture flat areas are given before they are matched, at a strength of 1; and the variance, over the painting's, at which it is
 half of that: grass, water and walls have texture, too, but where nobody tells them from things and faces (`subject.py`)."""
 

@@ -9,7 +9,8 @@ from torch import Tensor, cat
 from torch.nn.functional import interpolate
 
 from hicast.encoders.autoencoder import tiled
-from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.conditions import Conditions
+from hicast.models.hicast_model import HiCastModel
 
 NET_OVERLAP = 64
 """Latent pixels that tiles share at most."""

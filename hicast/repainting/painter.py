@@ -10,18 +10,19 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from hicast.diffusion.guidance import FULL, NO_CONTENT, NO_STYLE, Guidance, guide_stacked, plan_guidance
+from hicast.diffusion.guidance import NO_CONTENT, NO_STYLE, Guidance, guide_stacked, plan_guidance
 from hicast.diffusion.noise import content_noise
 from hicast.diffusion.prediction import prediction_for
 from hicast.diffusion.regions import guide_regions, shares_of
 from hicast.diffusion.sampling import Denoise, sample, timesteps_of
 from hicast.encoders.autoencoder import LatentCodec, latent_shape
 from hicast.encoders.style import StyleCode, StyleEncoder
-from hicast.errors import ModelError, UsageError
+from hicast.errors import UsageError
 from hicast.io.bases import TEMPORAL
 from hicast.io.images import crop, pad_to_multiple
 from hicast.models.adapters import AdapterSet, Residuals, combine, reach_of
-from hicast.models.hicast_model import Conditions, HiCastModel, stack_conditions
+from hicast.models.conditions import Conditions, stack_conditions
+from hicast.models.hicast_model import HiCastModel
 from hicast.models.offload import Offload
 from hicast.models.tiling import predict_in_tiles
 from hicast.repainting.maps import Source, draw_mask, fit_control, resize_mask

@@ -24,7 +24,8 @@ from hicast.io.weights import place, save_json, save_module
 from hicast.losses.published import style_vector_loss
 from hicast.losses.terms import LossTerms
 from hicast.models.adapters import AdapterSet, Residuals, adapter_widths
-from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.conditions import Conditions
+from hicast.models.hicast_model import HiCastModel
 from hicast.pipeline import HiCastPipeline
 from hicast.training.data import crop_window, cut, evenly, random_crop, sample_generator, to_batch
 from hicast.training.drawing import open_drawing
@@ -32,7 +33,6 @@ from hicast.training.image_terms import Judged, image_terms
 from hicast.training.maps import MapPool, middle
 from hicast.training.repaint_stage import SHEET_ROWS, RepaintBatch, RepaintStage, frozen_copy
 from hicast.training.sources import OnNote
-
 
 MARGIN = 2
 """Latent pixels along a cut of the map where the picture may be either."""

@@ -17,7 +17,7 @@ from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place
 from hicast.losses.terms import LossTerms
-from hicast.models.hicast_model import Conditions
+from hicast.models.conditions import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.adversary import Adversary
 from hicast.training.crop_source import Crop, Keeping, PictureCrops, TargetCrops

@@ -11,7 +11,7 @@ from torch import Tensor
 from hicast.config.train import ImageTraining
 from hicast.encoders.vgg import STYLE_TAPS
 from hicast.errors import ModelError, UsageError
-from hicast.models.hicast_model import Conditions
+from hicast.models.conditions import Conditions
 from hicast.training.data import sample_generator
 from hicast.training.image_stage import ImageBatch, ImageStage
 from hicast.training.image_terms import Judged, Result

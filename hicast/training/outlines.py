@@ -24,8 +24,9 @@ from hicast.losses.targets import local_deviation
 from hicast.losses.transport import neighbourhoods
 from hicast.models.adapters import Residuals
 from hicast.models.build import build_model
+from hicast.models.conditions import Conditions
 from hicast.models.device import statistics_dtype
-from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.hicast_model import HiCastModel
 from hicast.training.adversary import Adversary
 from hicast.training.autoencoder_stage import DETAIL_TAPS
 from hicast.training.image_stage import image_taps

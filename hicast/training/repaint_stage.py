@@ -18,8 +18,9 @@ from hicast.encoders.style import StyleCode
 from hicast.errors import UsageError
 from hicast.io.weights import place
 from hicast.models.adapters import Residuals
+from hicast.models.conditions import Conditions
 from hicast.models.device import statistics_dtype
-from hicast.models.hicast_model import Conditions, HiCastModel
+from hicast.models.hicast_model import HiCastModel
 from hicast.pipeline import HiCastPipeline
 from hicast.training.data import PicturePool, sample_generator
 from hicast.training.image_terms import TAPS, Judged, Result, shares

@@ -23,8 +23,8 @@ from hicast.io.images import to_pixels
 from hicast.io.sheets import contact_sheet
 from hicast.io.weights import place, save_json, save_module
 from hicast.losses.terms import LossTerms
+from hicast.models.conditions import Conditions
 from hicast.models.device import statistics_dtype
-from hicast.models.hicast_model import Conditions
 from hicast.pipeline import HiCastPipeline
 from hicast.training.clip_source import ClipSource
 from hicast.training.data import PicturePool, sample_generator, to_batch
