@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from hicast.encoders import aim
+from hicast.encoders import over_time
 from hicast.encoders.aim import AXES, SIDE, Aim, axes_of
 from hicast.encoders.latent_moments import BLOCK, KEPT_BLOCKS, ROWS, LatentMoments, mean_and_covariance, mix_moments
 from hicast.encoders.style import StyleCode
@@ -271,7 +271,7 @@ def test_windows_of_a_film_that_share_frames_nearly_meet(monkeypatch):
         return torch.stack([(one[-1] - next_[3]).abs().mean() for one, next_ in pairs])  # of the same frame
 
     followed = jumps()
-    monkeypatch.setattr(aim, "FOLLOWED", 0.0)
+    monkeypatch.setattr(over_time, "FOLLOWED", 0.0)
     assert (followed < 0.85 * jumps()).all()
     whole = film[:24].transpose(0, 1).flatten(1)
     mean, covariance = mean_and_covariance(film[:24], 24)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hicast.encoders.over_time import over_time
 from hicast.encoders.texture import Texture
+from hicast.encoders.tones import Tones
 
 COARSE, FINE = 2, 1
 SCALES = (*[COARSE] * 4, *[FINE] * 3) * 2
@@ -40,29 +42,27 @@ ENOUGH = 1024
 SMOOTHING = 0.75
 """Standard deviation, in levels, by which shares are blurred."""
 
-ENDS, FOLLOWED = 8, 0.4
-"""Frames at either end of a clip that tell how values are spread there; and how much of what sets them apart from the whole clip is followed: with
-none the next window of a film begins with a jump, with all of it what is slow is less steady."""
-
-
 @dataclass(frozen=True)
 class Aim:
     """Of every set (batch, count, values) in `axes`, one for each of `SCALES`, how a painting's neighbourhoods are spread along it; the `variance`
-    (batch, channels) of its latents; and its `texture`."""
+    (batch, channels) of its latents; its `texture`; and its `tones`."""
 
     axes: tuple[Tensor, ...]
     spreads: tuple[Spread, ...]
     variance: Tensor
     texture: Texture
+    tones: Tones
 
     @classmethod
-    def of(cls, blocks: Tensor, figures: Tensor) -> Aim:
-        """That of `blocks` (batch, count, channels, side, side) of a painting's latents, which show so much of `figures` (batch, count, side, side)."""
+    def of(cls, blocks: Tensor, figures: Tensor, colors: Tensor) -> Aim:
+        """That of `blocks` (batch, count, channels, side, side) of a painting's latents, which show so much of `figures` (batch, count, side, side) and
+        add such `colors` (batch, 3, channels) to their places."""
         blocks = blocks.float()
         sets = {scale: _sets(blocks, scale) for scale in set(SCALES)}
         axes, spreads = zip(*(next(sets[scale]) for scale in SCALES), strict=True)
-        variance = blocks.transpose(1, 2).flatten(2).var(2)
-        return cls(axes, spreads, variance, Texture.of(blocks, variance, figures))
+        places = blocks.transpose(1, 2).flatten(2)
+        variance = places.var(2)
+        return cls(axes, spreads, variance, Texture.of(blocks, variance, figures), Tones.of(places, colors))
 
 
 def _sets(blocks: Tensor, scale: int) -> Iterator[tuple[Tensor, Spread]]:
@@ -142,14 +142,6 @@ class Spread:
         past = level.sub_(at).reshape(-1)
         at = at.add_(LEVELS * torch.arange(batch * axes, dtype=torch.int, device=values.device).view(batch, 1, axes)).reshape(-1)
         return curve.view(-1).index_select(0, at).addcmul_(past, slope.view(-1).index_select(0, at)).to(values.dtype).view(values.shape)
-
-
-def over_time(values: Tensor) -> Tensor:
-    """For each frame of clips, whose frames have `values` (clips, frames, ...), their mean over the clip and `FOLLOWED` of the way from there to what
-    lies between the mean over the first `ENDS` frames and that over the last, so that windows of a film, which share frames, nearly meet."""
-    first, whole, last = (part.mean(1, keepdim=True) for part in (values[:, :ENDS], values, values[:, -ENDS:]))
-    share = torch.linspace(0, 1, values.shape[1], device=values.device).view(-1, *[1] * (values.dim() - 2))
-    return torch.lerp(whole, torch.lerp(first, last, share), FOLLOWED)
 
 
 def _below(at: Tensor) -> Tensor:

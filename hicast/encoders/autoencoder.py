@@ -184,6 +184,14 @@ class LatentCodec:
         return self._tiled(self._decode, latents, self.factor)
 
     @property
+    def colors(self) -> Tensor:
+        """What each channel of latents adds to the mean red, green and blue of its place (3, channels) by the decoder's linear part, float32; zeros for
+        Stable Diffusion's autoencoder, which has none."""
+        if self.stochastic:
+            return torch.zeros(3, self.autoencoder.config.latent_channels)
+        return self.autoencoder.unproject.weight.detach().float().mean((2, 3)).mT
+
+    @property
     def _dtype(self) -> torch.dtype:
         """That of the weights, without the walk through all modules that the autoencoder's own `dtype` takes."""
         return next(self.autoencoder.parameters()).dtype

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hicast.encoders.aim import Aim, over_time
+from hicast.encoders.aim import Aim
 from hicast.encoders.autoencoder import LatentCodec
+from hicast.encoders.over_time import over_time
 from hicast.io.images import resize_image, working_size
 
 BLOCK = 8
@@ -26,27 +27,32 @@ KEPT_BLOCKS = ROWS**2
 @dataclass(frozen=True)
 class LatentMoments:
     """Mean (batch, channels), covariance (batch, channels, channels) and `blocks` (batch, `KEPT_BLOCKS`, channels * `BLOCK` ** 2) of latents, float32;
-    and how much of a figure there is at each place of these `figures` (batch, `KEPT_BLOCKS`, `BLOCK` ** 2), as `figures.figures_in` tells."""
+    how much of a figure there is at each place of these `figures` (batch, `KEPT_BLOCKS`, `BLOCK` ** 2), as `figures.figures_in` tells; and what each
+    channel adds to the `colors` of its place (batch, 3, channels), as `LatentCodec.colors`."""
 
     mean: Tensor
     covariance: Tensor
     blocks: Tensor
     figures: Tensor
+    colors: Tensor
 
     @classmethod
-    def of(cls, latents: Tensor, figures: Tensor | None = None) -> LatentMoments:
+    def of(cls, latents: Tensor, figures: Tensor | None = None, colors: Tensor | None = None) -> LatentMoments:
         """Moments of `latents` (batch, channels, height, width) over their places; of fewer than a block's the last are repeated.
 
-        `figures` (batch, rows, columns) are those of the picture, at whatever resolution; None stands for a picture without any.
+        `figures` (batch, rows, columns) are those of the picture, at whatever resolution; None stands for a picture without any. `colors` (3, channels)
+        are zeros where nobody knows them, and then not matched.
         """
         figures = latents.new_zeros(len(latents), 1, 1) if figures is None else figures
         shown = functional.interpolate(figures[:, None].float(), latents.shape[-2:], mode="bilinear")
-        return cls(*mean_and_covariance(latents), _blocks(latents), _blocks(shown))
+        colors = latents.new_zeros(3, latents.shape[1]) if colors is None else colors
+        return cls(*mean_and_covariance(latents), _blocks(latents), _blocks(shown), colors.float().expand(len(latents), -1, -1))
 
     def aim(self) -> Aim:
         """What latents are matched to; of a batch that was expanded from one painting that one's."""
         blocks = self.blocks if self.blocks.stride(0) else self.blocks[:1]
-        return Aim.of(blocks.unflatten(2, (-1, BLOCK, BLOCK)), self.figures[: len(blocks)].unflatten(2, (BLOCK, BLOCK)))
+        count = len(blocks)
+        return Aim.of(blocks.unflatten(2, (-1, BLOCK, BLOCK)), self.figures[:count].unflatten(2, (BLOCK, BLOCK)), self.colors[:count])
 
     def expand(self, batch: int) -> LatentMoments:
         """The same for a `batch`; these are of that batch or of 1."""
@@ -66,7 +72,7 @@ def mix_moments(moments: Sequence[LatentMoments], shares: Sequence[float]) -> La
     blocks, figures = (
         torch.cat([getattr(one, name)[:, some] for one, some in zip(moments, taken, strict=True)], dim=1) for name in ("blocks", "figures")
     )
-    return LatentMoments(mean, spread, blocks, figures)
+    return LatentMoments(mean, spread, blocks, figures, moments[0].colors)
 
 
 def stack_moments(parts: Sequence[LatentMoments]) -> LatentMoments:
@@ -78,7 +84,8 @@ def painting_moments(codec: LatentCodec, painting: Tensor, side: int, figures: T
     """Moments of a `painting` (1, 3, height, width) in [-1, 1] that shows these `figures` (1, rows, columns), encoded by `codec` with its short side at
     `side` pixels or next to it."""
     size = encoded_size(tuple(painting.shape[-2:]), side, codec.factor)
-    return LatentMoments.of(codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last)), figures)
+    latents = codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last))
+    return LatentMoments.of(latents, figures, codec.colors.to(latents.device))
 
 
 def encoded_size(size: tuple[int, int], side: int, factor: int) -> tuple[int, int]:

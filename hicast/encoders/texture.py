@@ -27,7 +27,7 @@ FIGURES, SEEN, LEAST = 10.0, 0.5, 0.2
 """What it counts against a part of a block that it shows a figure, for each unit of `figures.figures_in`; how much of that takes half of what can be taken
 of its strength; and what stays at least, as strong swirls of a brush look like figures too: what is left of a crowd is the touch of its brush."""
 
-CROWD, DISSOLVED = 1.2, 0.3
+CROWD, DISSOLVED = 1.4, 0.3
 """How much of a figure takes half of a part away for a surface with its colours, grain and directions, but without its outlines; how strong that is."""
 
 DETAIL = 3

@@ -40,7 +40,7 @@ class HiCastModel(nn.Module):
     With `content_skip` the U-Net's output is added to the modulated content, and for style scales below 1 to a mixture
     of that and the photo's own latents, so that a style scale of 0 starts from the photo itself. With `coloring` above 0 what comes
     out, which must be latents, is moved towards the moments of the painting's latents by that times the style scale, at most wholly; with
-    `matching` it then goes by that times the style scale, at most wholly, to where their neighbourhoods are distributed; a `subject` net, if there
+    `matching` it then goes by that times the style scale, at most wholly, to where their neighbourhoods and colours are distributed; a `subject` net, if there
     is one, tells of a photo where that would deface what it shows (`Conditions.subject`).
     """
 

@@ -1,4 +1,4 @@
-"""Matching of latents: how their neighbourhoods are distributed moves towards how those of a painting's latents are."""
+"""Matching of latents: how their neighbourhoods and their colours are distributed moves towards how those of a painting's latents are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from hicast.encoders.aim import SCALES, SIDE, Aim, Spread
 from hicast.encoders.texture import Texture
 
-SEED, FLAT, UNTOLD = 5.0, 0.5, 0.2
+SEED, FLAT, UNTOLD = 5.5, 0.5, 0.2
 """How much of the painting's texture flat areas are given before they are matched, at a strength of 1; and the variance, over the painting's, at which it is
 half of that: grass, water and walls have texture, too, but where nobody tells them from things and faces (`subject.py`)."""
 
@@ -33,6 +33,9 @@ REACH, FAINT = 2, 0.01
 
 GRAIN, CLIP_GRAIN = 0.6, 0.2
 """Share that stays of what the filter takes away: flat areas get this much of the painting's texture, in clips, where it flickers, less."""
+
+CLIP_TONES = 0.7
+"""How far colours go in clips, of the way that they go in pictures: what makes them stronger makes flicker stronger."""
 
 SPELL = 4
 """Frames before and after one that the filter looks at in a clip."""
@@ -63,7 +66,8 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1, l
     from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and how that changes, and get no
     texture, so that they do not flicker. Where much of a picture has nearly one value that would tear small differences apart, so what is added is made a local linear function of
     the latents, nearly constant where they are and, in clips, the same for some frames, but for `GRAIN` (`CLIP_GRAIN`) of it; where `loose` (batch,)
-    is below 1 less of that and of the texture, and less of the texture and of all changes where what the photo shows is `spared`.
+    is below 1 less of that and of the texture, and less of the texture and of all changes where what the photo shows is `spared`. Last, by `strength`
+    again, its red, green and blue come to be spread as the painting's (`Tones`), in clips `CLIP_TONES` of the way.
     Computed in float32, whatever the surroundings, but for convolutions in `dtype`; its gradient by `latents` is 1. Source: matching of patch
     distributions by sliced transport (Elnekave and Weiss, arXiv 2203.11862), here of latents, without gradients and along axes from the painting
     itself; iterated one-dimensional transport (Pitié et al. 2007, doi 10.1016/j.cviu.2006.11.011), the gradient that of exact feature distribution
@@ -84,7 +88,9 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1, l
         share = (GRAIN if frames == 1 else CLIP_GRAIN) * loose
         change = torch.lerp(_guided(change, seeded, FAINT * varied, frames), change, share)
         change = (change if spared is None else spared.change * change) + seeded - own
-    return latents + (change * strength.clamp_max(1)).to(latents.dtype)
+        change = change * strength.clamp_max(1)
+        change = change + strength.clamp_max(1) * (1.0 if frames == 1 else CLIP_TONES) * painting.tones.change(own + change, frames)
+    return latents + change.to(latents.dtype)
 
 
 def _seeds(latents: Tensor, texture: Texture, varied: Tensor, flat: float) -> Tensor:
