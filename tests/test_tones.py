@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from accelerate import cpu_offload
 from diffusers import AutoencoderKL
 
 from hicast.encoders.aim import Aim
@@ -74,15 +75,24 @@ def test_a_codec_tells_what_its_latents_add_to_colors():
     autoencoder = ResidualAutoencoder(12, (8, 8, 8)).eval()
     autoencoder.fit_linear(torch.rand(500, 192) * 2 - 1)
     codec = LatentCodec(autoencoder)
-    assert codec.colors.shape == (3, 12)
+    assert codec.colors().shape == (3, 12)
     latents, added = normal(1, 12, 6, 6), 0.3 * normal(12)
     with torch.no_grad():
         change = autoencoder.unproject(latents + added[:, None, None]) - autoencoder.unproject(latents)
-    assert torch.allclose(change.mean((0, 2, 3)), codec.colors @ added, atol=1e-5)
+    assert torch.allclose(change.mean((0, 2, 3)), codec.colors() @ added, atol=1e-5)
     kept = painting_moments(codec, torch.rand(1, 3, 64, 64) * 2 - 1, 64).colors
-    assert torch.equal(kept[0], codec.colors)
+    assert torch.equal(kept[0], codec.colors())
     published = AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, latent_channels=4)
-    assert torch.equal(LatentCodec(published).colors, torch.zeros(3, 4))
+    assert torch.equal(LatentCodec(published).colors(), torch.zeros(3, 4))
+
+
+def test_a_codec_whose_layers_wait_until_they_compute_tells_the_same():
+    torch.manual_seed(0)
+    autoencoder = ResidualAutoencoder(12, (8, 8, 8)).eval()
+    expected = LatentCodec(autoencoder).colors()
+    cpu_offload(autoencoder, execution_device=torch.device("cpu"))
+    assert autoencoder.unproject.weight.is_meta
+    assert torch.allclose(LatentCodec(autoencoder).colors(), expected, atol=1e-6) and expected.abs().max() > 1e-3
 
 
 def test_matching_ends_with_the_paintings_colors_by_its_strength():

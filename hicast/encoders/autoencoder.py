@@ -183,13 +183,19 @@ class LatentCodec:
         latents = latents.to(self._dtype) / self.scaling
         return self._tiled(self._decode, latents, self.factor)
 
-    @property
-    def colors(self) -> Tensor:
-        """What each channel of latents adds to the mean red, green and blue of its place (3, channels) by the decoder's linear part, float32; zeros for
-        Stable Diffusion's autoencoder, which has none."""
+    @torch.no_grad()
+    def colors(self, device: torch.device | str = "cpu") -> Tensor:
+        """What each channel of latents adds to the mean red, green and blue of its place (3, channels) by the decoder's linear part, float32, on
+        `device`; zeros for Stable Diffusion's autoencoder, which has none."""
+        channels = self.autoencoder.config.latent_channels
         if self.stochastic:
-            return torch.zeros(3, self.autoencoder.config.latent_channels)
-        return self.autoencoder.unproject.weight.detach().float().mean((2, 3)).mT
+            return torch.zeros(3, channels, device=device)
+        weight = self.autoencoder.unproject.weight
+        if weight.is_meta:  # the layer waits in the machine's memory until it computes
+            units = torch.cat([torch.zeros(1, channels), 64 * torch.eye(channels)])[..., None, None]
+            nothing, *each = self.autoencoder.unproject(units.to(device, self._dtype)).float() / 64
+            weight = torch.stack([one - nothing for one in each])
+        return weight.to(device).float().mean((2, 3)).mT
 
     @property
     def _dtype(self) -> torch.dtype:

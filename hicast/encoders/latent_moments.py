@@ -85,7 +85,7 @@ def painting_moments(codec: LatentCodec, painting: Tensor, side: int, figures: T
     `side` pixels or next to it."""
     size = encoded_size(tuple(painting.shape[-2:]), side, codec.factor)
     latents = codec.encode(resize_image(painting, size).to(memory_format=torch.channels_last))
-    return LatentMoments.of(latents, figures, codec.colors.to(latents.device))
+    return LatentMoments.of(latents, figures, codec.colors(latents.device))
 
 
 def encoded_size(size: tuple[int, int], side: int, factor: int) -> tuple[int, int]:
