@@ -28,7 +28,8 @@ class Tones:
     @classmethod
     def of(cls, places: Tensor, colors: Tensor) -> Tones:
         """That of a painting's latents at `places` (batch, channels, count) with these `colors`; where those are zeros nothing changes."""
-        squares = (colors @ colors.mT).cpu() + 1e-6 * torch.eye(3)
+        device = torch.device("cpu") if colors.device.type == "mps" else colors.device  # Apple's GPUs may lack the inverse
+        squares = (colors @ colors.mT).to(device) + 1e-6 * torch.eye(3, device=device)
         return cls(colors, colors.mT @ torch.linalg.inv(squares).to(colors.device), _quantiles(colors @ places))
 
     def change(self, latents: Tensor, frames: int) -> Tensor:
