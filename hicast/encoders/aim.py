@@ -42,6 +42,7 @@ ENOUGH = 1024
 SMOOTHING = 0.75
 """Standard deviation, in levels, by which shares are blurred."""
 
+
 @dataclass(frozen=True)
 class Aim:
     """Of every set (batch, count, values) in `axes`, one for each of `SCALES`, how a painting's neighbourhoods are spread along it; the `variance`

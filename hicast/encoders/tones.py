@@ -36,8 +36,7 @@ class Tones:
         """What has to be added to `latents` (batch, channels, height, width) until red, green and blue are each spread as in the painting, by one rising curve
         for each: histogram specification, here of latents. Every `frames` rows are a clip, which share their curves but for how they change over it."""
         tones = self.colors @ latents.flatten(2)
-        clips = tones.unflatten(0, (-1, frames))
-        ours = over_time(_quantiles(clips.flatten(0, 1)).unflatten(0, (-1, frames))).flatten(0, 1)
+        ours = over_time(_quantiles(tones).unflatten(0, (-1, frames))).flatten(0, 1)
         theirs = self.quantiles.expand(len(latents), -1, -1)
         apart = ours.diff(dim=2)
         steps = torch.minimum(theirs.diff(dim=2), STEEPEST * apart)
