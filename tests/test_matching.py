@@ -14,8 +14,8 @@ from hicast.encoders.style import StyleCode
 from hicast.errors import ModelError
 from hicast.models import hicast_model, matching
 from hicast.models.coloring import colored
-from hicast.models.conditions import Conditions, stack_conditions
-from hicast.models.hicast_model import FLAGS_FILE, HiCastModel
+from hicast.models.conditions import MOST_HELD, Conditions, stack_conditions
+from hicast.models.hicast_model import BEYOND, FLAGS_FILE, HiCastModel
 from hicast.models.matching import matched
 from hicast.models.tiling import predict_in_tiles
 
@@ -220,7 +220,9 @@ def test_what_residuals_hold_gets_less_texture(net, monkeypatch):
     loose, half, held = (matched(prediction, style.aim(), share, loose=torch.tensor([value])) for value in (1.0, 0.5, 0.0))
     assert torch.equal(net(noise, 999, plain), loose) and torch.equal(loose, matched(prediction, style.aim(), share))
     assert torch.allclose(half, (loose + held) / 2, atol=1e-5) and not torch.allclose(loose, held, atol=1e-2)
-    for hold, expected in ((None, held), (1.0, held), (0.5, half), (0.0, loose)):
+    beyond = matched(prediction, style.aim(), share * (1 - BEYOND), loose=torch.zeros(1))
+    assert (beyond - prediction).abs().mean() < 0.8 * (held - prediction).abs().mean()
+    for hold, expected in ((None, held), (MOST_HELD, beyond), (1.0, held), (0.5, half), (0.0, loose)):
         assert torch.allclose(net(noise, 999, Conditions.of(content, code(style), residuals=residuals, hold=hold)), expected, atol=1e-4)
     both = stack_conditions([Conditions.of(content, code(style), residuals=residuals, hold=hold) for hold in (1.0, 0.0)])
     away = net(noise.expand(2, -1, -1, -1), 999, both) - torch.cat([held, loose])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hicast.config.adapters import AdapterUse
 from hicast.controls import find_extractor
 from hicast.io.images import load_picture, resize_image, to_tensor
 from hicast.pipeline import HiCastPipeline
 from hicast.repainting.finish import LUMA
+from hicast.repainting.scene import Look
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = (256, 384)
@@ -55,3 +58,12 @@ def test_a_map_on_half_of_a_picture_acts_on_that_half(pipeline, control):
     assert gains[0][0] > 0.02 and gains[1][0] > 0.02
     assert gains[0][1] > 0.7 * gains[0][0]
     assert abs(gains[1][1]) < 0.15 * gains[1][0]
+
+
+@pytest.mark.parametrize("control", ["edge", "depth", "seg"])
+def test_more_weight_holds_more_of_the_photo_also_beyond_one(pipeline, control):
+    photo, style = picture("coffee.jpg"), pipeline.encode_style([(picture("woodcut.jpg"), 1.0)])
+    given = find_extractor(control, None)[1].open(None, pipeline.device, torch.float32)(photo)
+    scene = pipeline.prepare(photo, style, controls={control: given})
+    kept = [held(pipeline.paint(scene, Look(adapters={control: AdapterUse.of(weight)})), photo, slice(None)) for weight in (0.0, 0.5, 1.0, 1.5)]
+    assert all(more > less + 0.01 for less, more in pairwise(kept))

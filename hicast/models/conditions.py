@@ -15,6 +15,9 @@ from hicast.errors import ModelError
 from hicast.models.adapters import Residuals
 from hicast.models.unet import normalize_content
 
+MOST_HELD = 2.0
+"""Largest value of `Conditions.hold`."""
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -24,10 +27,11 @@ class Conditions:
     that. `style` is (batch, 2944), `context` (batch, tokens, width), `residuals` one tensor per down block (of the same
     batch or of 1), `style_scale` (batch,) in [0, 2] for nets with an embedded scale (None: 1), `keep_style` (batch,)
     boolean, False where the style is the null style (None: True). `moments` are those of the painting's latents, for nets that color theirs;
-    every `frames` rows are those of one clip, which are colored by what they are together. `hold` (batch,) in [0, 1] says how far residuals hold the
-    photo's structure (None: wholly, where there are some): flat areas get less of the painting's texture for it. `aim`, of a batch of 1, is what a
-    net matches to (None: found from the moments). `texture` says whether flat areas get that of the painting, which those of clips never do;
-    `subject` (batch, 2, h, w), of any resolution, what the photo shows (`SubjectNet`; None: nothing).
+    every `frames` rows are those of one clip, which are colored by what they are together. `hold` (batch,) in [0, `MOST_HELD`] says how far residuals
+    hold the photo's structure (None: 1, where there are some): flat areas get less of the painting's texture for it, from 1 on none, and beyond that
+    everything is moved less towards the painting. `aim`, of a batch of 1, is what a net matches to (None: found from the moments). `texture` says
+    whether flat areas get that of the painting, which those of clips never do; `subject` (batch, 2, h, w), of any resolution, what the photo shows
+    (`SubjectNet`; None: nothing).
     """
 
     content: Tensor

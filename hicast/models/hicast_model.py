@@ -31,6 +31,9 @@ SHARES = ("coloring", "matching")
 MOST = 4
 """Largest value of these."""
 
+BEYOND = 0.5
+"""How much less the prediction is moved for each unit by which what holds the photo's structure goes beyond 1, so that larger weights hold more."""
+
 _SCALE_EMBEDDING_FACTOR = 10.0
 
 
@@ -76,11 +79,11 @@ class HiCastModel(nn.Module):
             return prediction
         if conditions.moments is None:
             raise ModelError("conditions: expected moments of the painting's latents, found none; encode the style by the pipeline")
-        strength = conditions.keeps * conditions.scales.clamp_min(0)
+        strength = conditions.keeps * conditions.scales.clamp_min(0) * (1 - BEYOND * (conditions.holds - 1).clamp_min(0))
         if self.coloring:
             prediction = colored(prediction, conditions.moments, (self.coloring * strength).clamp_max(1), conditions.frames)
         if self.matching:
-            loose, aim = 1 - conditions.holds, conditions.aim or conditions.moments.aim()
+            loose, aim = (1 - conditions.holds).clamp_min(0), conditions.aim or conditions.moments.aim()
             told = conditions.subject if conditions.texture and conditions.frames == 1 else None
             spared = None if told is None else Spared.of(functional.interpolate(told, prediction.shape[-2:], mode="bilinear"))
             prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self._dtype, conditions.texture, spared)

@@ -21,7 +21,7 @@ from hicast.errors import UsageError
 from hicast.io.bases import TEMPORAL
 from hicast.io.images import crop, pad_to_multiple
 from hicast.models.adapters import AdapterSet, Residuals, combine, reach_of
-from hicast.models.conditions import Conditions, stack_conditions
+from hicast.models.conditions import MOST_HELD, Conditions, stack_conditions
 from hicast.models.hicast_model import HiCastModel
 from hicast.models.offload import Offload
 from hicast.models.tiling import predict_in_tiles
@@ -199,7 +199,7 @@ class Painter:
         chosen, frames = [], len(scene.latents) if scene.is_clip else 1
         for layer, plan in zip(layers, plans, strict=True):
             acting = none if residuals[layer.idle] is None else residuals[layer.idle]
-            hold = min(sum(abs(weight) for name, weight in weights.items() if name not in layer.idle), 1.0)
+            hold = min(sum(abs(weight) for name, weight in weights.items() if name not in layer.idle), MOST_HELD)
             full = Conditions.of(scene.latents, layer.code, context, acting, plan.embedded_scale, frames, hold, scene.texture, scene.subject)
             chosen += [self._branch(name, full) for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
