@@ -27,7 +27,7 @@ def eval_sweep(
     model: options.Model = None,
     preset: words.Preset = None,
     set_words: options.Set = None,
-    sweep: Annotated[list[str] | None, typer.Option("--sweep", metavar="KEY=VALUES", show_default=False, help="style_scale, content_scale, steps, size or adapters.NAME with V1,V2,... or LOW..HIGH; repeat.")] = None,
+    sweep: Annotated[list[str] | None, typer.Option("--sweep", metavar="KEY=VALUES", show_default=False, help="style_scale, content_scale, texture, steps, size or adapters.NAME with V1,V2,... or LOW..HIGH; repeat.")] = None,
     samples: Annotated[int | None, typer.Option("--samples", metavar="N", min=1, show_default=False, help="So many random looks in place of the whole grid.")] = None,
     search_seed: Annotated[int, typer.Option("--search-seed", metavar="N", help="Start of the random looks.")] = 0,
     choose: Annotated[str, typer.Option("--choose", metavar="RULE", help="The point that becomes a preset: knee, content, style, qs3 or its number.")] = "knee",

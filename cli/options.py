@@ -38,6 +38,7 @@ Style = Annotated[list[str] | None, _option("--style", metavar="FILE[=WEIGHT]", 
 Preset = Annotated[str | None, _option("--preset", metavar="NAME", help="A named look (hicast presets list) or a YAML file. Default: balanced.")]
 StyleScale = Annotated[float | None, _option("--style-scale", metavar="X", help="Strength of the style, from 0 to 2.")]
 ContentScale = Annotated[float | None, _option("--content-scale", metavar="X", help="Strength of the content, from 0 to 3.")]
+Texture = Annotated[float | None, _option("--texture", metavar="X", help="How much of the painting's surface skies and walls get, from 0 (smooth) to 2.")]
 Size = Annotated[int | None, _option("--size", metavar="N", help="Short side in pixels to work at; the result has the input's size.")]
 Steps = Annotated[int | None, _option("--steps", metavar="N", help="Sampling steps, from 1 to 100.")]
 Scheduler = Annotated[str | None, _option("--scheduler", metavar="NAME", help="Sampler of diffusers, such as ddim.")]
@@ -68,7 +69,7 @@ Sweep = Annotated[
     list[str] | None,
     _option(
         "--sweep", metavar="KEY=V1,V2,...",
-        help="A labelled sheet of results for several values of style_scale, content_scale, steps, seed, edge, ...; repeat for rows.",
+        help="A labelled sheet of results for several values of style_scale, content_scale, texture, steps, seed, edge, ...; repeat for rows.",
     ),
 ]  # fmt: skip
 SaveSettings = Annotated[bool, _option("--save-settings", help="Write the settings beside each result too, as RESULT.json.")]

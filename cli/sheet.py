@@ -25,7 +25,7 @@ def look_of(settings: StylizeSettings, scene: Scene) -> Look:
 
     adapters = {name: use for name, use in settings.adapters.items() if name in scene.features}
     return Look(settings.style_scale, settings.content_scale, settings.steps, settings.scheduler, settings.tile, adapters,
-                settings.keep_outside, settings.preserve_color)  # fmt: skip
+                settings.keep_outside, settings.preserve_color, settings.texture)  # fmt: skip
 
 
 def paint_sheet(

@@ -32,6 +32,7 @@ def stylize_image(
     inputs: options.Inputs,
     style: options.Style = None,
     output: options.Output = None,
+    texture: options.Texture = None,
     sweep: options.Sweep = None,
     **shared: Any,
 ) -> None:
@@ -78,7 +79,8 @@ class PictureBatch(Batch):
 
     def _paint(self, picture: Picture, guides: dict[str, Any], on_progress: OnProgress) -> Picture:
         """The stylized picture, with the alpha of its source."""
-        image = self.pipeline.stylize_image(to_tensor(picture.pixels), self.code, **self.look(), **guides, on_progress=on_progress)
+        image = self.pipeline.stylize_image(to_tensor(picture.pixels), self.code, **self.look(), texture=self.settings.texture, **guides,
+                                            on_progress=on_progress)  # fmt: skip
         pixels = to_pixels(image)
         return Picture(pixels, _fit_alpha(picture, pixels.shape[:2]))
 

@@ -18,7 +18,7 @@ REGION_KEYS = tuple(key for key in RegionSettings.model_fields if key != "where"
 REGION = re.compile(rf"(.*):((?:{'|'.join(REGION_KEYS)})=.*)", re.DOTALL)
 BEFORE_KEY = re.compile(rf",(?=(?:{'|'.join(REGION_KEYS)})=)")
 CONTROLS: tuple[str, ...] = Control.__args__
-SWEPT = ("style_scale", "content_scale", "steps", "scheduler", "seed", "preserve_color", *CONTROLS)
+SWEPT = ("style_scale", "content_scale", "texture", "steps", "scheduler", "seed", "preserve_color", *CONTROLS)
 """What can differ in a sheet: all that leaves the encoded picture and its maps as they are."""
 
 

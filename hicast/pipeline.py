@@ -191,7 +191,7 @@ class HiCastPipeline:
                       steps: int | None = None, scheduler: str | None = None, seed: int = 0, size: int | None = None,
                       keep_size: bool = False, tile: int | None = None, controls: Mapping[str, Source] | None = None,
                       adapters: Uses | None = None, regions: Sequence[Region] = (), keep_outside: bool = False,
-                      preserve_color: bool = False, content_latent: str = "mode", square: bool = False,
+                      preserve_color: bool = False, content_latent: str = "mode", square: bool = False, texture: float = 1.0,
                       on_progress: OnProgress | None = None) -> Tensor:
         """Repaint `content` (1, 3, height, width) in [-1, 1] in the style of `styles`; a float32 image in [-1, 1].
 
@@ -201,12 +201,13 @@ class HiCastPipeline:
         width) in [0, 1] by name, or extractors that draw them, used with the weights (0 to 10) in `adapters`. `regions` have a strength or a
         style of their own, later ones over earlier ones; with `keep_outside` the photo's pixels stay where none is, with
         `preserve_color` its colours everywhere. `content_latent` is the `mode` of the autoencoder's posterior or a `sample` of it drawn
-        with `seed`, and `square` squashes content and paintings to squares to work at: both as published. Raises UsageError for settings that
+        with `seed`, and `square` squashes content and paintings to squares to work at: both as published. `texture` in [0, 2] says how much of the
+        painting's surface flat areas get, where the model lays any (1 is neutral). Raises UsageError for settings that
         are out of range or contradict each other.
         """
         given = uses_by_name(adapters)
         used = {name: source for name, source in (controls or {}).items() if name in given and given[name].weight}
-        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color)
+        look = Look(style_scale, content_scale, steps, scheduler, tile, given, keep_outside, preserve_color, texture)
         scene = self.prepare(content, styles, size=size, tile=tile, controls=used, regions=regions, square=square,
                              content_latent=content_latent, seed=seed)  # fmt: skip
         return self.paint(scene, look, seed=seed, keep_size=keep_size, on_progress=on_progress)

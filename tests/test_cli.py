@@ -99,11 +99,12 @@ def test_styles_are_blended_by_weight(capsys):
 
 
 def test_flags_reach_the_engine_and_defaults_come_from_the_model(capsys):
-    _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--seed", "5", "--scheduler", "ddim", "--tile", "128", "--size", "32")
+    _run(capsys, "stylize-image", "photo.png", "--style", "red.png", "--seed", "5", "--scheduler", "ddim", "--tile", "128", "--size", "32",
+         "--texture", "0.25")  # fmt: skip
     expected = {
         "style_scale": 1.0, "content_scale": 1.0, "steps": 7, "scheduler": "ddim", "seed": 5, "size": 32,
         "keep_size": False, "tile": 128, "shape": (1, 3, 16, 24), "weights": [1.0], "keep_outside": False, "preserve_color": False,
-        "content_latent": "mode", "square": False, "adapters": {}, "controls": {}, "regions": [],
+        "content_latent": "mode", "square": False, "texture": 0.25, "adapters": {}, "controls": {}, "regions": [],
     }  # fmt: skip
     assert FakePipeline.calls == [expected]
 

@@ -199,14 +199,21 @@ def test_pipeline_matches_by_the_painting(make_pipeline):
     assert not torch.allclose(pipeline.stylize_image(photo, styled, size=64), plain, atol=1e-3)
 
 
+def test_pictures_get_as_much_texture_as_is_asked_for(make_pipeline, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hicast_model, "matched", lambda latents, *given: asked.append(given[5]) or latents)
+    pipeline, photo, painting = make_pipeline(), normal(1, 3, 64, 64).clamp(-1, 1), normal(1, 3, 64, 64, seed=4).clamp(-1, 1)
+    pipeline.model.matching = 1.0
+    for texture in (1.0, 0.3, 0.0):
+        pipeline.stylize_image(photo, [(painting, 1.0)], size=64, texture=texture)
+    assert asked == [1.0, 0.3, 0.0]
+
+
 def test_frames_get_no_texture_even_one_by_one(make_pipeline, monkeypatch):
     asked = []
     monkeypatch.setattr(hicast_model, "matched", lambda latents, *given: asked.append(given[5]) or latents)
     pipeline, photo, painting = make_pipeline(), normal(1, 3, 64, 64).clamp(-1, 1), normal(1, 3, 64, 64, seed=4).clamp(-1, 1)
     pipeline.model.matching = 1.0
-    pipeline.stylize_image(photo, [(painting, 1.0)], size=64)
-    assert asked and all(asked)
-    asked.clear()
     assert pipeline.temporal is None and len(list(pipeline.stylize_video([photo, photo], [(painting, 1.0)], size=64))) == 2
     assert asked and not any(asked)
 

@@ -49,7 +49,7 @@ def test_presets_of_other_kinds_are_listed_apart():
 
 def test_every_documented_key_is_accepted(own):
     document = {
-        "description": "All keys.", "style_scale": 1, "content_scale": 1.5, "adapters": {"edge": 0.1, "depth": 0, "seg": "2@0-0.5"},
+        "description": "All keys.", "style_scale": 1, "content_scale": 1.5, "texture": 0.5, "adapters": {"edge": 0.1, "depth": 0, "seg": "2@0-0.5"},
         "extractors": {"edge": "canny"}, "steps": 4, "scheduler": "ddim", "size": 512, "preserve_color": True, "content_latent": "sample", "square": True,
         "video": {"window": 8, "overlap": 2, "shared_noise": 0.5},
     }  # fmt: skip

@@ -135,3 +135,5 @@ def test_a_strength_above_one_means_more_texture_and_nothing_else(monkeypatch):
     assert texture.std() > 0.2
     assert torch.allclose(matched(latents, aim, twice) - latents, 2 * texture, atol=1e-5)
     assert torch.allclose(matched(latents, aim, half) - latents, texture / 4, atol=1e-5)  # half of the texture, half of the way
+    for asked in (0.0, 0.3, 2.0):
+        assert torch.allclose(matched(latents, aim, once, texture=asked) - latents, asked * texture, atol=1e-5)

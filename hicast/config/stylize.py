@@ -54,6 +54,8 @@ class PresetSettings(BaseModel):
 
     style_scale: Annotated[float, Field(ge=0, le=2)] = 1.0
     content_scale: Annotated[float, Field(ge=0, le=3)] = 1.0
+    texture: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """How much of the painting's texture flat areas of pictures get, from models that lay any; frames of clips get none."""
     adapters: dict[Control, Use] = {}
     """Weight of each style adapter, such as 0.8, or 0.8@0-0.6 for a share of the steps; 0 is the same as none."""
     extractors: dict[Control, str] = {}

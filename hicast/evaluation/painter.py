@@ -54,7 +54,7 @@ class Painter:
         photo = to_tensor(load_picture(pair.content, settings.max_megapixels).pixels)
         weights = used_adapters(settings)
         maps = {name: self._map(name, pair.content, photo, settings) for name in weights}
-        return to_pixels(self.pipeline.stylize_image(photo, self.code(pair.style, settings), **_look(settings), **_guides(maps, weights)))
+        return to_pixels(self.pipeline.stylize_image(photo, self.code(pair.style, settings), **_look(settings), texture=settings.texture, **_guides(maps, weights)))
 
     def clip(self, frames: Sequence[np.ndarray], painting: Path, settings: StylizeSettings) -> list[np.ndarray]:
         """`frames`, uint8 (height, width, 3), painted as a clip; raises as `image`."""

@@ -27,7 +27,7 @@ from hicast.evaluation.summary import bootstrap, pareto
 from hicast.io.files import atomic_path
 from hicast.io.images import load_picture
 
-SWEPT = ("style_scale", "content_scale", "steps", "size")
+SWEPT = ("style_scale", "content_scale", "texture", "steps", "size")
 """Settings that may be swept beside `adapters.NAME`."""
 
 RULES = ("knee", "content", "style", "qs3")

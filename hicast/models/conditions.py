@@ -30,7 +30,7 @@ class Conditions:
     every `frames` rows are those of one clip, which are colored by what they are together. `hold` (batch,) in [0, `MOST_HELD`] says how far residuals
     hold the photo's structure (None: 1, where there are some): flat areas get less of the painting's texture for it, from 1 on none, and beyond that
     everything is moved less towards the painting. `aim`, of a batch of 1, is what a net matches to (None: found from the moments). `texture` says
-    whether flat areas get that of the painting, which those of clips never do; `subject` (batch, 2, h, w), of any resolution, what the photo shows
+    how much of the painting's flat areas get (1 is neutral), which those of clips never do; `subject` (batch, 2, h, w), of any resolution, what the photo shows
     (`SubjectNet`; None: nothing).
     """
 
@@ -46,7 +46,7 @@ class Conditions:
     frames: int = 1
     hold: Tensor | None = None
     aim: Aim | None = None
-    texture: bool = True
+    texture: float = 1.0
     subject: Tensor | None = None
 
     @classmethod
@@ -59,7 +59,7 @@ class Conditions:
         style_scale: float | Tensor | None = None,
         frames: int = 1,
         hold: float | None = None,
-        texture: bool = True,
+        texture: float = 1.0,
         subject: Tensor | None = None,
     ) -> Conditions:
         """Conditions from content `latents` (batch, channels, height, width) and a style code of that batch or of 1.

@@ -84,7 +84,7 @@ class HiCastModel(nn.Module):
             prediction = colored(prediction, conditions.moments, (self.coloring * strength).clamp_max(1), conditions.frames)
         if self.matching:
             loose, aim = (1 - conditions.holds).clamp_min(0), conditions.aim or conditions.moments.aim()
-            told = conditions.subject if conditions.texture and conditions.frames == 1 else None
+            told = conditions.subject if conditions.frames == 1 else None
             spared = None if told is None else Spared.of(functional.interpolate(told, prediction.shape[-2:], mode="bilinear"))
             prediction = matched(prediction, aim, self.matching * strength, conditions.frames, loose, self._dtype, conditions.texture, spared)
         return prediction

@@ -57,11 +57,11 @@ class Spared:
 
 
 def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1, loose: Tensor | None = None,
-            dtype: torch.dtype = torch.float32, texture: bool = True, spared: Spared | None = None) -> Tensor:
+            dtype: torch.dtype = torch.float32, texture: float = 1.0, spared: Spared | None = None) -> Tensor:
     """`latents` (batch, channels, height, width) moved by `strength` (batch,) of the way, at most wholly, to where their neighbourhoods are distributed as `painting`.
 
-    `painting` is of that batch or of 1. First flat areas are given some of its texture, as much as `strength`, even above 1, and only where `texture`
-    says so; the rest works it out. Then, pass by pass, some of its neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes
+    `painting` is of that batch or of 1. First flat areas are given some of its texture, as much as `strength`, even above 1, times
+    `texture`; the rest works it out. Then, pass by pass, some of its neighbourhoods, made orthogonal, are the axes along which every neighbourhood goes
     to that value below which as large a share of the painting's lies, and every place to the mean of what the neighbourhoods that hold it ask for,
     from coarse to fine and once more; every `frames` rows, the frames of a clip, go by what they are together and how that changes, and get no
     texture, so that they do not flicker. Where much of a picture has nearly one value that would tear small differences apart, so what is added is made a local linear function of
@@ -80,7 +80,7 @@ def matched(latents: Tensor, painting: Aim, strength: Tensor, frames: int = 1, l
         strength = strength.float()[:, None, None, None]
         moved = seeded = own
         if texture and frames == 1:
-            seeds = strength * loose * _seeds(own, painting.texture, varied, UNTOLD if spared is None else FLAT)
+            seeds = texture * strength * loose * _seeds(own, painting.texture, varied, UNTOLD if spared is None else FLAT)
             moved = seeded = own + (seeds if spared is None else spared.texture * seeds)
         for scale, group in groupby(zip(SCALES, painting.axes, painting.spreads, strict=True), key=itemgetter(0)):
             moved = moved + _on_scale(moved, scale, group, frames, dtype)

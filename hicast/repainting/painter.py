@@ -175,7 +175,7 @@ class Painter:
         """The net on all branches of all layers as one batch, each timestep with the adapters that count in it."""
         weights = [{name: use.at(step, len(timesteps)) for name, use in look.adapters.items()} for step in range(len(timesteps))]
         sets = [tuple(sorted((name, weight) for name, weight in given.items() if weight)) for given in weights]
-        made = {chosen: self._conditions(scene, layers, plans, dict(chosen)) for chosen in dict.fromkeys(sets)} if layers else {}
+        made = {chosen: self._conditions(scene, look, layers, plans, dict(chosen)) for chosen in dict.fromkeys(sets)} if layers else {}
         by_timestep = {timestep: made.get(chosen) for timestep, chosen in zip(timesteps, sets, strict=True)}
         tile = (look.tile or self.tile) // CELL
 
@@ -189,18 +189,18 @@ class Painter:
         null = self.style_encoder.null(1)
         return StyleCode(null.vector.to(self.device), None if null.tokens is None else null.tokens.to(self.device))
 
-    def _conditions(self, scene: Scene, layers: Sequence[Layer], plans: Sequence[Guidance], weights: Mapping[str, float]) -> Conditions:
+    def _conditions(self, scene: Scene, look: Look, layers: Sequence[Layer], plans: Sequence[Guidance], weights: Mapping[str, float]) -> Conditions:
         """Conditions of all branches of all layers, in the order of their plans' coefficients."""
         context = None if self.context is None else self.context.to(self.device)
         residuals = {idle: combine(scene.features, {name: weight for name, weight in weights.items() if name not in idle})
                      for idle in {layer.idle for layer in layers}}  # fmt: skip
         some = next((given for given in residuals.values() if given is not None), None)
         none = None if some is None else tuple(torch.zeros_like(level) for level in some)
-        chosen, frames = [], len(scene.latents) if scene.is_clip else 1
+        chosen, frames, texture = [], len(scene.latents) if scene.is_clip else 1, look.texture if scene.texture else 0.0
         for layer, plan in zip(layers, plans, strict=True):
             acting = none if residuals[layer.idle] is None else residuals[layer.idle]
             hold = min(sum(abs(weight) for name, weight in weights.items() if name not in layer.idle), MOST_HELD)
-            full = Conditions.of(scene.latents, layer.code, context, acting, plan.embedded_scale, frames, hold, scene.texture, scene.subject)
+            full = Conditions.of(scene.latents, layer.code, context, acting, plan.embedded_scale, frames, hold, texture, scene.subject)
             chosen += [self._branch(name, full) for name in plan.coefficients]
         return chosen[0] if len(chosen) == 1 else stack_conditions(chosen)
 

@@ -30,7 +30,7 @@ class Region:
 class Look:
     """How a scene is painted. `steps` of None are the model's, `tile` is in pixels.
 
-    With `keep_outside` the photo stays where no region is, with `preserve_color` its colours stay everywhere.
+    `texture` says how much of the painting's flat areas of pictures get, if the model lays any. With `keep_outside` the photo stays where no region is, with `preserve_color` its colours stay everywhere.
     """
 
     style_scale: float = 1.0
@@ -41,6 +41,7 @@ class Look:
     adapters: Mapping[str, AdapterUse] = field(default_factory=dict)
     keep_outside: bool = False
     preserve_color: bool = False
+    texture: float = 1.0
 
 
 @dataclass(frozen=True)
