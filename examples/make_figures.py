@@ -67,7 +67,7 @@ def presets(pipeline: HiCastPipeline) -> Image.Image:
         settings = load_style_preset(name)
         given = {control: weight for control, weight in settings.get("adapters", {}).items() if control in pipeline.adapters.names}
         maps = {control: _draw(pipeline, control, content) for control in given}
-        chosen = {key: settings[key] for key in ("style_scale", "content_scale", "steps", "size") if settings.get(key) is not None}
+        chosen = {key: settings[key] for key in ("style_scale", "content_scale", "texture", "steps", "size") if settings.get(key) is not None}
         found.append(_square(pipeline.stylize_image(content, [(style, 1.0)], controls=maps, adapters=given, **chosen)))
         labels.append(name)
     width = -(-len(found) // ROWS_OF_PRESETS)

@@ -49,7 +49,7 @@ def test_presets_list(capsys):
     code, out, err = _run(capsys, "presets", "list")
     looks, runs = (section.splitlines() for section in out.split("\n\n"))
     assert code == 0 and err == "" and [line.split()[0] for line in looks[1:]] == [
-        "architecture", "balanced", "bold", "draft", "gentle", "landscape", "portrait", "published-image", "published-video", "sketch"
+        "architecture", "balanced", "bold", "draft", "gentle", "landscape", "portrait", "published-image", "published-video", "sketch", "smooth"
     ]
     assert [line.split()[0] for line in runs[1:] if line[0] != " "] == list_presets("train") and runs[0].split() == ["training", "stage", "description"]
     assert next(line.split()[1] for line in runs if line.startswith("sd15-image-reference ")) == "image"

@@ -11,7 +11,7 @@ from hicast.config.presets import STYLE, TRAINING, list_presets, load_preset
 from hicast.config.stylize import PresetSettings, StylizeSettings, load_style_preset
 from hicast.errors import SettingsError, UsageError
 
-SHIPPED = ("architecture", "balanced", "bold", "draft", "gentle", "landscape", "portrait", "published-image", "published-video", "sketch")
+SHIPPED = ("architecture", "balanced", "bold", "draft", "gentle", "landscape", "portrait", "published-image", "published-video", "sketch", "smooth")
 
 
 @pytest.fixture(autouse=True)
