@@ -42,7 +42,7 @@ def main() -> None:
         photo, painting = (to_tensor(load_picture(arguments.pairs.parent / kind / row[kind]).pixels) for kind in ("content", "style"))
         image = pipeline.stylize_image(
             photo, [(painting, 1.0)], style_scale=scale, content_scale=preset.get("content_scale", 1.0),
-            steps=arguments.steps or preset.get("steps"), size=arguments.size,
+            texture=preset.get("texture", 1.0), steps=arguments.steps or preset.get("steps"), size=arguments.size,
         )  # fmt: skip
         save_picture(Picture(to_pixels(image)), arguments.output / f"{index:03d}.png", overwrite=True)
 
