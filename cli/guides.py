@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SAMPLED = 16
 """Frames spread over a clip that an extractor may look at before the clip is painted."""
 
+SURELY = 0.9
+"""Share of a clip's frames below which a file has surely too few, as both counts are those that the files tell, or follow from their length."""
+
 
 def check_guides(settings: StylizeSettings) -> None:
     """Raise UsageError or InputError for what can be told to be wrong before anything is loaded."""
@@ -169,6 +172,9 @@ class Guides:
         if not is_clip(path):
             return self._still(kind, path, size)
         reader = VideoReader(path, video.span)
+        given, wanted = reader.expected_frames, video.expected_frames
+        if given is not None and wanted is not None and given < SURELY * wanted:
+            raise InputError(f"{path}: expected a {kind} for each of the clip's {wanted} frames, found {given}; give those of the whole clip")
         self._check(kind, path, (reader.info.height, reader.info.width), size)
         return (to_tensor(reader.pixels(frame)[..., :3]) / 2 + 0.5 for frame in reader.frames(first))
 

@@ -204,6 +204,16 @@ def test_a_clip_takes_the_same_options(run, workplace, make_clip):
     assert len(one) == 5 and np.array_equal(one, two) and not np.array_equal(one, plain)
 
 
+@pytest.mark.parametrize("words", [("--adapter", "edge=1", "--control", "edge=maps.mp4"), ("--region", "maps.mp4:style_scale=0.2")])
+def test_maps_for_half_of_a_clip_are_refused_before_it_is_painted(run, workplace, make_clip, monkeypatch, words):
+    make_clip(workplace / "maps.mp4", size=(48, 64), frames=6)
+    monkeypatch.setattr(HiCastPipeline, "stylize_video", lambda *given, **more: pytest.fail("painted"))
+    code, out, err = run(*words, "-o", "a.mkv", command="stylize-video", source="clip.mp4")
+    kind = "map of edge" if "--control" in words else "mask"
+    assert (code, out) == (1, "") and f"maps.mp4: expected a {kind} for each of the clip's 12 frames, found 6; give those of the whole clip" in err
+    assert not Path("a.mkv").exists()
+
+
 def test_an_extractor_may_see_the_whole_clip_first(run, monkeypatch):
     seen = []
 
