@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import T2IAdapter
+from PIL import Image
 
 from hicast.encoders.autoencoder import ResidualAutoencoder
 from hicast.encoders.style import StyleEncoder
@@ -138,6 +140,26 @@ def test_full_size_measures_and_its_table_holds_the_ratios(full_size, monkeypatc
     full_size.main([*options, "--json", str(tmp_path / "figures.json")])
     assert "| image 64 | 6.00 s | 1.50 s | 4.0 | 2.00 GiB | 1.00 GiB | 2.0 |" in capsys.readouterr().out
     assert json.loads((tmp_path / "figures.json").read_text())[0]["times_faster"] == 4
+
+
+def test_lattices_are_found_where_the_photo_is_flattest(benchmark, model, tmp_path, monkeypatch, capsys):
+    script, random = importlib.import_module("lattices"), np.random.default_rng(0)
+    photo = random.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    photo[16:80, 40:104] = 90
+    assert script.flattest(photo, (96, 128)) == (slice(16, 80), slice(40, 104)) and script.reduced(photo, 48).shape == (48, 64, 3)
+    marked = random.integers(100, 110, (96, 128, 3))
+    marked[16:80:8, 40:104:8] += 100
+    clean, lattice = script.shares(photo, photo), script.shares(marked.astype(np.uint8), photo)
+    assert lattice[4] > 0.9 and clean[4] < 0.1 and lattice[1] > 5 * clean[1]
+    for kind in ("content", "style", "peer"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(photo).save(tmp_path / kind / "000.png")
+    (tmp_path / "pairs.csv").write_text("content,style\n000.png,000.png\n")
+    monkeypatch.setattr(sys, "argv", ["lattices.py", str(tmp_path / "pairs.csv"), "--model", str(model), "--sizes", "64", "--peer", f"other={tmp_path / 'peer'}"])
+    script.main()
+    table = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [line[0].strip() for line in table[2:]] == ["photo, 64 pixels", "ours, 64 pixels", "other"]
+    assert [float(share) for share in table[4][1:]] == pytest.approx(clean, abs=6e-4)
 
 
 @pytest.mark.parametrize(("words", "share", "decoder"), [([], 0.5, 0.5), (["--shares", "0.8", "0.2"], 0.2, 0.2), (["--keep-decoder"], 0.5, 0)])
