@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
 
-    from hicast.io.images import load_picture, to_pixels, to_tensor
+    from hicast.io.images import load_picture, resize_image, to_pixels, to_tensor, working_size
     from hicast.pipeline import HiCastPipeline
 
     pipeline, found = HiCastPipeline.from_pretrained(arguments.model), {}
@@ -45,7 +45,7 @@ def main() -> None:
     for index, row in enumerate(rows):
         photo, painting = (load_picture(arguments.pairs.parent / kind / row[kind]).pixels for kind in ("content", "style"))
         code = pipeline.encode_style([(to_tensor(painting), 1.0)])
-        pictures = {f"photo, {size} pixels": reduced(photo, size) for size in arguments.sizes}
+        pictures = {f"photo, {size} pixels": to_pixels(resize_image(to_tensor(photo), working_size(photo.shape[:2], size, 1))) for size in arguments.sizes}
         pictures |= {f"ours, {size} pixels": to_pixels(pipeline.stylize_image(to_tensor(photo), code, size=size, keep_size=True)) for size in arguments.sizes}
         pictures |= {name: load_picture(next(Path(folder).glob(f"{index:03d}.*"))).pixels for name, folder in peers.items()}
         for name, picture in pictures.items():
@@ -54,13 +54,6 @@ def main() -> None:
     print(f"{len(rows)} pairs\n\n| | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 1)}")
     for name, each in found.items():
         print(f"| {name} | {' | '.join(f'{share:.3f}' for share in np.mean(each, axis=0))} |")
-
-
-def reduced(photo: np.ndarray, side: int) -> np.ndarray:
-    """`photo`, uint8 (height, width, 3), with its short side at `side` pixels."""
-    scale = side / min(photo.shape[:2])
-    size = tuple(max(round(length * scale), 1) for length in photo.shape[1::-1])
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS))
 
 
 def shares(picture: np.ndarray, photo: np.ndarray) -> list[float]:
